@@ -1,0 +1,1 @@
+"""SQL, NoSQL and AAA drivers, one back-end a file."""

@@ -1,0 +1,1 @@
+"""Management doors, one a file."""

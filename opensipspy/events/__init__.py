@@ -1,0 +1,1 @@
+"""Events: declaration, subscription, delivery."""

@@ -1,0 +1,1 @@
+"""Management commands: registry and JSON-RPC 2.0."""

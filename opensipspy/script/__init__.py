@@ -1,0 +1,1 @@
+"""The routing script language: text to bytecode, and the run time of a route."""

@@ -1,0 +1,1 @@
+"""Routing scripts that come with the server."""
