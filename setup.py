@@ -1,0 +1,46 @@
+"""Builds the hot path with mypyc when that is possible; every file of it also runs as plain Python.
+
+`OPENSIPSPY_PURE=1` skips the compiler. Without mypy, without a C compiler or with a type error the wheel is built
+pure, and a line on standard error says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from glob import glob
+
+from setuptools import setup
+
+# The path of a message: what runs for each packet, and nothing that runs once at start.
+HOT_PATH = (
+    "opensipspy/sip/*.py",
+    "opensipspy/transaction/*.py",
+    "opensipspy/script/run.py",
+    "opensipspy/script/runtime.py",
+    "opensipspy/server/wheel.py",
+)
+# Front doors only import; compiling them gains nothing and hides names from tools.
+LEFT_PLAIN = ("__init__.py",)
+
+
+def hot_path() -> list[str]:
+    return sorted(path for pattern in HOT_PATH for path in glob(pattern) if not path.endswith(LEFT_PLAIN))
+
+
+def extensions() -> list[object]:
+    if os.environ.get("OPENSIPSPY_PURE") == "1":
+        return []
+    try:
+        from mypyc.build import mypycify
+
+        compiled = mypycify(["--strict", *hot_path()], opt_level="3", debug_level="0")
+    except (ImportError, SystemExit) as error:
+        print(f"opensipspy: the hot path is not compiled ({error}); plain Python is installed", file=sys.stderr)
+        return []
+    for extension in compiled:
+        extension.optional = True
+    return compiled
+
+
+setup(ext_modules=extensions())
