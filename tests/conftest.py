@@ -1,0 +1,72 @@
+"""Fixtures that every test may use: free ports, the whole server as a process, SIPp as a peer."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.server import ServerProcess
+from tests.scenarios.sipp_peer import Sipp
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that gives a port free for UDP and TCP on 127.0.0.1, a different one at each call."""
+    given: set[int] = set()
+
+    def choose() -> int:
+        while True:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
+                tcp.bind(("127.0.0.1", 0))
+                port = int(tcp.getsockname()[1])
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                    try:
+                        udp.bind(("127.0.0.1", port))
+                    except OSError:
+                        continue
+            if port not in given:
+                given.add(port)
+                return port
+
+    return choose
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start the server on a script's text; each is stopped at the end and its log checked for tracebacks."""
+    servers: list[ServerProcess] = []
+
+    def start(script: str, *arguments: str, name: str = "opensips.cfg", wait: bool = True) -> ServerProcess:
+        path = tmp_path / name
+        path.write_text(script, encoding="utf-8")
+        server = ServerProcess(path, tmp_path, arguments)
+        servers.append(server)
+        server.start(wait=wait)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+    for server in servers:
+        assert "Traceback" not in server.log_text(), server.log_text()
+
+
+@pytest.fixture
+def sipp(tmp_path: Path) -> Iterator[Callable[..., Sipp]]:
+    """Start SIPp with one of tests/scenarios/sipp/*.xml; those still running at the end are ended."""
+    if shutil.which("sipp") is None:
+        pytest.skip("SIPp is missing: apt-get install sip-tester")
+    running: list[Sipp] = []
+
+    def start(scenario: str, target: str, **options: object) -> Sipp:
+        peer = Sipp(scenario, target, tmp_path, **options)  # type: ignore[arg-type]
+        running.append(peer)
+        return peer
+
+    yield start
+    for peer in running:
+        peer.stop()
