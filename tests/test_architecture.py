@@ -187,7 +187,9 @@ def test_no_import_hides_inside_a_function(path: Path) -> None:
     for block in tree_of(path).body:
         if isinstance(block, ast.If | ast.Try):
             top.update(id(n) for n in ast.walk(block))
-    lines = {n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.Import | ast.ImportFrom) and id(n) not in top}
+    lines = {
+        n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.Import | ast.ImportFrom) and id(n) not in top
+    }
     wrong = [
         f"{relative(path)}:{line}: {name}"
         for line, name in imports(path)

@@ -1,0 +1,1 @@
+"""Measures CPU time per call: `python -m bench --help`."""

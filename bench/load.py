@@ -1,0 +1,122 @@
+"""SIPp as the load: one run at one rate, and the search for the highest rate that a server sustains."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import socket
+import sqlite3
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.servers import Server
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent / "tests" / "scenarios" / "sipp"
+USERS = 1000
+
+
+@dataclass
+class Load:
+    """What one run showed. cpu_us: microseconds of the server's processor time for each call."""
+
+    rate: int
+    calls: int
+    failed: int
+    retransmissions: int
+    cpu_us: float
+
+    @property
+    def sustained(self) -> bool:
+        """At most 0.1 % of the calls failed and under 1 % of the messages were sent again."""
+        return self.failed <= self.calls // 1000 and self.retransmissions < self.calls // 100 + 1
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def make_users(folder: Path) -> tuple[Path, Path]:
+    """A SQLite file with the table `subscriber`, and SIPp's file of users."""
+    database, users = folder / "users.sqlite", folder / "users.csv"
+    rows, lines = [], ["SEQUENTIAL"]
+    for number in range(USERS):
+        name, password = f"user{number}", f"secret{number}"
+        ha1 = hashlib.md5(f"{name}:127.0.0.1:{password}".encode()).hexdigest()
+        rows.append((number, name, "127.0.0.1", "", "", ha1, "", "", None))
+        lines.append(f"{name};[authentication username={name} password={password}];")
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TABLE subscriber (id INTEGER PRIMARY KEY, username CHAR(64), domain CHAR(64), password CHAR(25),"
+            " cr_preferred_password CHAR(25), ha1 CHAR(64), ha1_sha256 CHAR(64), ha1_sha512t256 CHAR(64),"
+            " rpid CHAR(64), UNIQUE (username, domain))"
+        )
+        connection.executemany("INSERT INTO subscriber VALUES (?,?,?,?,?,?,?,?,?)", rows)
+        connection.execute("CREATE TABLE version (table_name CHAR(32) UNIQUE, table_version INTEGER)")
+        connection.execute("INSERT INTO version VALUES ('subscriber', 8)")
+    connection.close()
+    users.write_text("\n".join(lines) + "\n", encoding="ascii")
+    return database, users
+
+
+def sipp(folder: Path, scenario: Path, target: str, port: int, *options: str) -> subprocess.Popen[bytes]:
+    command = ["taskset", "-c", "1", "sipp", target, "-sf", str(scenario), "-i", "127.0.0.1", "-p", str(port)]
+    command += ["-nostdin", "-trace_stat", "-stf", str(folder / f"{scenario.stem}-{port}.csv"), "-fd", "1"]
+    command += ["-max_socket", "65000", *options]
+    return subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def run_load(server: Server, scenario: str, uas: int, users: Path, rate: int, calls: int) -> Load:
+    """`calls` calls at `rate` calls a second."""
+    folder = Path(tempfile.mkdtemp(prefix="sipp-", dir=server.folder))
+    port = free_port()
+    target = f"127.0.0.1:{server.port}"
+    helper = None
+    options = ["-m", str(calls), "-r", str(rate), "-timeout", f"{calls // rate + 40}s", "-d", "0"]
+    file = HERE / "sipp" / "options.xml"
+    if scenario == "invite":
+        file = SHARED / "call.xml"
+        options += ["-key", "callee", "callee"]
+        helper = sipp(folder, SHARED / "answer.xml", target, uas)
+    elif scenario == "register":
+        file = HERE / "sipp" / "register.xml"
+        options += ["-inf", str(users)]
+    before = server.cpu_s()
+    client = sipp(folder, file, target, port, *options)
+    try:
+        client.wait(calls // rate + 60)
+    finally:
+        for process in (client, helper):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+    used = server.cpu_s() - before
+    with (folder / f"{file.stem}-{port}.csv").open(encoding="utf-8") as lines:
+        row = list(csv.DictReader(lines, delimiter=";"))[-1]
+    good = int(row["SuccessfulCall(C)"])
+    return Load(rate, calls, calls - good, int(row["Retransmissions(C)"]), used / max(good, 1) * 1e6)
+
+
+def highest_rate(server: Server, scenario: str, uas: int, users: Path, start: int, seconds: int) -> Load:
+    """Raise the rate by a quarter until the server no longer sustains it; the best run that it did."""
+    best: Load | None = None
+    rate = start
+    for _ in range(16):
+        load = run_load(server, scenario, uas, users, rate, rate * seconds)
+        if not load.sustained:
+            if best is not None:
+                break
+            rate //= 2
+            if rate < 50:
+                return load
+            continue
+        best = load
+        rate = rate * 5 // 4
+    assert best is not None
+    return best
