@@ -1,1 +1,5 @@
 """Events: declaration, subscription, delivery."""
+
+from .hub import Hub
+
+__all__ = ["Hub"]

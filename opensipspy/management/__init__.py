@@ -1,1 +1,30 @@
-"""Management commands: registry and JSON-RPC 2.0."""
+"""Management commands and statistics: one registry, JSON-RPC 2.0 for every door that carries them."""
+
+from .registry import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    CommandDecl,
+    Json,
+    MiError,
+    Registry,
+)
+from .statistics import Computed, Counter, Statistics, UnknownStatistic
+
+__all__ = [
+    "INTERNAL_ERROR",
+    "INVALID_PARAMS",
+    "INVALID_REQUEST",
+    "METHOD_NOT_FOUND",
+    "PARSE_ERROR",
+    "CommandDecl",
+    "Computed",
+    "Counter",
+    "Json",
+    "MiError",
+    "Registry",
+    "Statistics",
+    "UnknownStatistic",
+]

@@ -1,0 +1,69 @@
+"""What a parameter of a script function may carry beside its type: `a: Annotated[str, Static()]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Static:
+    """The parameter takes a constant only: no variables in it."""
+
+    __slots__ = ()
+
+
+class NoExpand:
+    """The text reaches the function as it was written: the function expands its variables itself."""
+
+    __slots__ = ()
+
+
+class RouteName:
+    """The parameter names a route of `kind` (a bit of `opensipspy.script.kinds`); the checker looks it up at load."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
+
+
+class Flags:
+    """A comma-separated list of `names`, and of `NAME=value` for each of `key_values`; others are found at load."""
+
+    __slots__ = ("key_values", "names")
+
+    def __init__(self, names: Sequence[str] = (), key_values: Sequence[str] = ()) -> None:
+        self.names = tuple(names)
+        self.key_values = tuple(key_values)
+
+
+class WritableVar:
+    """The parameter is a variable that the function writes to; `must_be` may ask for "avp"."""
+
+    __slots__ = ("must_be",)
+
+    def __init__(self, must_be: str = "writable variable") -> None:
+        self.must_be = must_be
+
+
+class Fixup:
+    """The function gets `function(value)`: computed at load for a constant, at the call (and cached) otherwise.
+
+    function: a callable, or the name of a method of the module. type: how the script writes the value ("string",
+    "int" or "regex"). It raises ValueError with the words that the script's author should read.
+    """
+
+    __slots__ = ("function", "type")
+
+    def __init__(self, function: Callable[[Any], object] | str, type: str = "string") -> None:
+        self.function = function
+        self.type = type
+
+
+class Named:
+    """The parameter's name in the manual, where that is no Python name (`class`, `next-hop`)."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name

@@ -1,0 +1,145 @@
+"""What a module may ask of the server: `server/` implements it, `module.testing.FakeCore` stands in for it in tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from logging import Logger
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from opensipspy.db import Database
+    from opensipspy.events import Hub
+    from opensipspy.management import Registry, Statistics
+    from opensipspy.module.module import Module
+    from opensipspy.script.declare import Catalogue
+    from opensipspy.script.run import Run
+    from opensipspy.sip import Peer, Socket, Uri
+
+T = TypeVar("T")
+
+
+class Target:
+    """Where a message goes: the remote end and the listening point it leaves from."""
+
+    __slots__ = ("peer", "socket")
+
+    def __init__(self, peer: Peer, socket: Socket) -> None:
+        self.peer = peer
+        self.socket = socket
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Target) and self.peer == other.peer and self.socket is other.socket
+
+    def __hash__(self) -> int:
+        return hash((self.peer.proto, self.peer.address, self.peer.port))
+
+    def __repr__(self) -> str:
+        return f"<Target {self.peer.text} from {self.socket.text}>"
+
+
+class LocateError(Exception):
+    """A destination cannot be found: the name does not resolve, or no listening socket fits its protocol."""
+
+
+class CancelHandle(Protocol):
+    """A pending timer."""
+
+    def cancel(self) -> None:
+        """Forget the call; harmless when it has happened."""
+
+
+class Core(ABC):
+    """The server as modules see it. Times are seconds; `now` never jumps, `time` is the wall clock."""
+
+    globals: Any
+    """Global parameters of the script, typed attributes with defaults (`script.Globals`)."""
+    program: Any
+    """The compiled script (`script.Program`); None until it is compiled. Replaced by a reload."""
+    catalogue: Catalogue
+    sockets: list[Socket]
+    stats: Statistics
+    mi: Registry
+    events: Hub
+    flags: Any
+    """Script flag names to masks: `flags.mask("message" | "branch", name)`."""
+    random: Random
+    log: Logger
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds of a clock that only goes forward."""
+
+    @abstractmethod
+    def time(self) -> float:
+        """Seconds since 1970, as clocks on walls show them."""
+
+    @abstractmethod
+    def module(self, name: str) -> Module | None:
+        """A loaded module, None when it is not loaded."""
+
+    @abstractmethod
+    def api(self, name: str, cls: type[T]) -> T:
+        """What module `name` offers to others; raises LookupError when it is not loaded or offers something else."""
+
+    @abstractmethod
+    def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
+        """Hand bytes to the network. False when they certainly do not leave; a later failure calls `on_failure`."""
+
+    @abstractmethod
+    def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:
+        """Targets of a URI in the order to try them (RFC 3263); at once for addresses and cached names.
+
+        Raises LocateError, at once or when awaited.
+        """
+
+    @abstractmethod
+    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
+        """The listening socket to reach `peer` from; `forced` when it fits the protocol and the address family."""
+
+    @abstractmethod
+    def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
+        """Whether the address is one of our sockets or aliases; 0 means any."""
+
+    @abstractmethod
+    def call_later(self, delay_s: float, fn: Callable[..., object], *args: Any) -> CancelHandle:
+        """Call `fn(*args)` in `delay_s` seconds, to about 10 ms. Cheap: thousands may be pending."""
+
+    @abstractmethod
+    def every(self, interval_s: float, fn: Callable[[], object]) -> CancelHandle:
+        """Call `fn()` every `interval_s` seconds until cancelled."""
+
+    @abstractmethod
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> Task[Any]:
+        """Run a coroutine in the background; its failure is logged, and it is cancelled when the server stops."""
+
+    @abstractmethod
+    async def wait(self, awaitable: Awaitable[T], timeout_s: float | None = None) -> T:
+        """Await something of asyncio's from a script coroutine, which runs without a task. Raises TimeoutError."""
+
+    @abstractmethod
+    def run_route(self, route: Any, run: Run, done: Callable[[Run, int], None]) -> None:
+        """Run a route in place; `done(run, result)` follows at once unless the route really waits."""
+
+    @abstractmethod
+    def on_reply(self, handler: Callable[[Run], bool | Awaitable[bool]]) -> None:
+        """Offer every reply to `handler` first; it answers True when the reply was its own."""
+
+    @abstractmethod
+    def before_script(self, callback: Callable[[Run], bool | None]) -> None:
+        """Call `callback(run)` before the script sees a request; False keeps the script from running."""
+
+    @abstractmethod
+    def after_script(self, callback: Callable[[Run], None]) -> None:
+        """Call `callback(run)` after the script has ended for a request."""
+
+    @abstractmethod
+    def send_reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
+        """Answer the request of `run`, through its transaction when there is one. Returns a script result."""
+
+    @abstractmethod
+    def database(self, url: str) -> Database:
+        """The database behind a URL; modules that give the same URL share it."""
