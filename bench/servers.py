@@ -108,7 +108,8 @@ class Server:
     def _wait_until_it_answers(self) -> None:
         """Any answer to any request will do."""
         probe = (
-            f"OPTIONS sip:127.0.0.1:{self.port} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{{port}};rport;branch=z9hG4bKp\r\n"
+            f"OPTIONS sip:127.0.0.1:{self.port} SIP/2.0\r\n"
+            "Via: SIP/2.0/UDP 127.0.0.1:{port};rport;branch=z9hG4bKp\r\n"
             "From: <sip:p@p>;tag=1\r\nTo: <sip:p@p>\r\nCall-ID: probe\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 0\r\n"
             "Content-Length: 0\r\n\r\n"
         )

@@ -240,7 +240,7 @@ class Phone:
         return "\r\n".join(lines) + "\r\n\r\n" + body
 
     def callee_request(self, method: str, invite: Received, *, cseq: int = 1) -> str:
-        """A request of the callee inside the dialog: From and To change places, the route set is in the order received."""
+        """A request of the callee inside the dialog: From and To change places, the route set keeps its order."""
         target = invite["Contact"].split("<")[1].split(">")[0]
         branch = f"z9hG4bK-{self.port}-{next(COUNTER)}"
         lines = [

@@ -12,6 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+def shipped(name: str) -> str:
+    """The text of a shipped script, from the package that is under test."""
+    code = "import opensipspy.scripts as s, sys; sys.stdout.write(s.__path__[0])"
+    folder = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return (Path(folder) / name).read_text(encoding="utf-8")
+
+
 class ServerProcess:
     """`python -m opensipspy -f SCRIPT -F -E -w FOLDER`; says when it is ready through the sd_notify protocol."""
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.peer import Phone, Received
-from tests.scenarios.server import ServerProcess
+from tests.scenarios.server import ServerProcess, shipped
 
 pytestmark = pytest.mark.scenario
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "residential.cfg"
+
 SDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 8\r\n"
 
 
@@ -38,7 +38,7 @@ def network(
 
     def make(**changes: str) -> Network:
         port = free_port()
-        text = SCRIPT.read_text(encoding="utf-8")
+        text = shipped("residential.cfg")
         text = text.replace("udp:127.0.0.1:5060", f"udp:127.0.0.1:{port}")
         text = text.replace("/tmp/opensips_fifo", str(tmp_path / "fifo"))
         for old, new in changes.items():
@@ -168,7 +168,7 @@ def test_a_lost_200_is_repeated_by_the_callee_until_the_ack(network: Callable[..
 
 
 def test_a_lost_ack_of_a_failure_is_asked_for_again(network: Callable[..., Network]) -> None:
-    """RFC 3261 §17.2.1: timer G repeats the final reply until the ACK, which is absorbed; the callee has its own ACK."""
+    """RFC 3261 §17.2.1: timer G repeats the final reply until the ACK, which goes no further."""
     net = network()
     alice, bob = net.phone("alice"), net.phone("bob")
     invite, received = ring(net, alice, bob)
@@ -354,9 +354,9 @@ GARBAGE = [
 def test_garbage_is_dropped_and_the_server_goes_on(network: Callable[..., Network]) -> None:
     """What is not SIP gets no answer; what can be answered gets 400 (RFC 3261 §16.3); calls go on."""
     net = network()
-    alice = net.phone("alice", register=False)
+    hostile, alice = net.phone("mallory", register=False), net.phone("alice", register=False)
     for data in GARBAGE:
-        alice.send(data)
+        hostile.send(data)
     broken = alice.request("OPTIONS", "sip:bob@127.0.0.1").replace("Call-ID:", "X-Call-ID:")
     alice.send(broken)
     assert alice.expect(400)
