@@ -14,8 +14,8 @@ from opensipspy import sip
 from opensipspy.script import kinds
 
 if TYPE_CHECKING:
-    from opensipspy.sip import Edits, Message, Socket
     from opensipspy.script.services import ScriptServices
+    from opensipspy.sip import Edits, Message, Socket
 
 Value = int | str | None
 
