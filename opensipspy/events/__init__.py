@@ -1,5 +1,5 @@
-"""Events: declaration, subscription, delivery."""
+"""Events: declaration, subscription with expiry, delivery that never waits for a subscriber."""
 
-from .hub import Hub
+from .hub import DEFAULT_EXPIRE_S, EventDecl, Hub, Listener, SubscribeError, Subscription, Transport
 
-__all__ = ["Hub"]
+__all__ = ["DEFAULT_EXPIRE_S", "EventDecl", "Hub", "Listener", "SubscribeError", "Subscription", "Transport"]

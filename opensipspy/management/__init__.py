@@ -1,6 +1,7 @@
 """Management commands and statistics: one registry, JSON-RPC 2.0 for every door that carries them."""
 
 from .registry import (
+    AMBIGUOUS_METHOD,
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -14,6 +15,7 @@ from .registry import (
 from .statistics import Computed, Counter, Statistics, UnknownStatistic
 
 __all__ = [
+    "AMBIGUOUS_METHOD",
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
     "INVALID_REQUEST",

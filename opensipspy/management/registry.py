@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
 import logging
@@ -17,6 +16,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
+# The OpenSIPS manual's own, in the range that JSON-RPC leaves to servers.
+AMBIGUOUS_METHOD: Final = -32001
 
 Json = Any
 """A JSON value: dict, list, str, int, float, bool or None."""
@@ -74,7 +75,8 @@ class CommandDecl:
 
     def arguments(self, given: Mapping[str, Json] | Sequence[Json] | None) -> dict[str, Json]:
         """Name -> value, converted to the declared types; raises MiError(-32602)."""
-        if given is None:
+        # Clients that have no parameters send an empty object or an empty array as they like.
+        if not given:
             given = {}
         if isinstance(given, Mapping):
             named = self._check_names(given)
@@ -185,6 +187,8 @@ class Registry:
         command = self.find(name)
         if command is None:
             near = self.suggest(name)
+            if len(self._bare.get(name, [])) > 1:
+                raise MiError(AMBIGUOUS_METHOD, "Method ambiguous", ", ".join(near))
             hint = "did you mean " + ", ".join(near) + "?" if near else None
             raise MiError(METHOD_NOT_FOUND, "Method not found", hint)
         arguments = command.arguments(params)
@@ -192,7 +196,7 @@ class Registry:
             result = command.call(**arguments)
             if inspect.isawaitable(result):
                 result = await result
-        except (MiError, asyncio.CancelledError):
+        except MiError:
             raise
         except Exception as error:
             LOG.exception("management command %s failed", command.name)

@@ -233,6 +233,10 @@ class Module:
 
     # --- life
 
+    def api(self) -> object:
+        """What other modules get from `core.api(NAME, cls)`: this instance, unless a subclass offers less."""
+        return self
+
     def bind(self, core: Core) -> None:
         """Become part of a server: commands, statistics and events are registered. Called once, before `start`."""
         self.core = core
