@@ -1,0 +1,249 @@
+"""What modules ask of a database: reads and writes of one table, raw queries, and writes that nobody waits for.
+
+A write is data (`Insert`, `Update`, ...), so that many of them travel to the back-end as one batch in one transaction.
+`write_later` takes writes at once and keeps them, in order, until the back-end has them: a bounded queue that is retried
+with back-off while the database is away and emptied by `flush` when the server stops.
+
+Methods await plain futures only, so that script coroutines, which run without a task, may call them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from opensipspy.db.errors import DatabaseError
+from opensipspy.db.url import DbUrl
+
+LOG: Final = logging.getLogger(__name__)
+
+DbValue = None | int | float | str | bytes | datetime
+Row = Mapping[str, DbValue]
+Condition = tuple[str, str, DbValue]
+"""(column, operator, value): the operator is one of `OPERATORS`; `=` and `!=` with None ask for NULL."""
+
+OPERATORS: Final = frozenset({"=", "!=", "<", "<=", ">", ">=", "like"})
+
+MAX_QUEUED_WRITES: Final = 100_000
+MAX_BATCH: Final = 500
+FIRST_RETRY_S: Final = 0.1
+LONGEST_RETRY_S: Final = 10.0
+
+
+class Insert:
+    """A new row."""
+
+    __slots__ = ("row", "table")
+
+    def __init__(self, table: str, row: Row) -> None:
+        self.table = table
+        self.row = row
+
+
+class Update:
+    """New values for the rows that meet every condition."""
+
+    __slots__ = ("row", "table", "where")
+
+    def __init__(self, table: str, row: Row, where: Sequence[Condition]) -> None:
+        self.table = table
+        self.row = row
+        self.where = tuple(where)
+
+
+class Delete:
+    """No more rows that meet every condition; without a condition the table is emptied."""
+
+    __slots__ = ("table", "where")
+
+    def __init__(self, table: str, where: Sequence[Condition] = ()) -> None:
+        self.table = table
+        self.where = tuple(where)
+
+
+class Replace:
+    """The row in place of any that has the same unique key."""
+
+    __slots__ = ("row", "table")
+
+    def __init__(self, table: str, row: Row) -> None:
+        self.table = table
+        self.row = row
+
+
+class InsertUpdate:
+    """A new row, or the new values for the row with the same `keys` (columns of a unique key)."""
+
+    __slots__ = ("keys", "row", "table")
+
+    def __init__(self, table: str, row: Row, keys: Sequence[str]) -> None:
+        self.table = table
+        self.row = row
+        self.keys = tuple(keys)
+
+
+Write = Insert | Update | Delete | Replace | InsertUpdate
+
+
+class Database(ABC):
+    """One database behind one URL, shared by all modules that name it. Every operation raises `DatabaseError` only."""
+
+    def __init__(self, url: DbUrl) -> None:
+        self.url = url
+        self.available = True
+        self._queue: deque[Write] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    # --- what a driver does
+
+    @abstractmethod
+    async def select(
+        self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
+    ) -> list[tuple[DbValue, ...]]:
+        """Rows that meet every condition. order: a column, "column desc" or several with commas; limit 0 is none."""
+
+    @abstractmethod
+    async def execute(self, writes: Sequence[Write]) -> list[int]:
+        """Do all of the writes or none, in one transaction. Returns the rows each of them touched."""
+
+    @abstractmethod
+    async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
+        """Any statement in the back-end's own language; `?` stands for an argument."""
+
+    async def ping(self) -> None:
+        """Ask the back-end for a sign of life."""
+        await self.raw("SELECT 1")
+
+    async def close(self) -> None:
+        """Write what is queued, then let go of the back-end; the object is not used again."""
+        await self.flush()
+
+    # --- one write at a time
+
+    async def insert(self, table: str, row: Row) -> None:
+        await self.execute((Insert(table, row),))
+
+    async def insert_many(self, table: str, rows: Sequence[Row]) -> None:
+        await self.execute([Insert(table, row) for row in rows])
+
+    async def update(self, table: str, row: Row, where: Sequence[Condition]) -> int:
+        """Returns the number of rows changed."""
+        return (await self.execute((Update(table, row, where),)))[0]
+
+    async def delete(self, table: str, where: Sequence[Condition] = ()) -> int:
+        """Returns the number of rows removed."""
+        return (await self.execute((Delete(table, where),)))[0]
+
+    async def replace(self, table: str, row: Row) -> None:
+        await self.execute((Replace(table, row),))
+
+    async def insert_update(self, table: str, row: Row, keys: Sequence[str]) -> None:
+        await self.execute((InsertUpdate(table, row, keys),))
+
+    async def table_version(self, table: str) -> int:
+        """The version of a table's layout; 0 when the `version` table does not name it."""
+        rows = await self.select("version", ("table_version",), (("table_name", "=", table),), limit=1)
+        value = rows[0][0] if rows else 0
+        return value if isinstance(value, int) else 0
+
+    async def check_version(self, table: str, version: int) -> None:
+        """Raises DatabaseError when the table is missing or has another layout."""
+        found = await self.table_version(table)
+        if found != version:
+            what = f"has version {found}, {version} is needed" if found else "is not there"
+            raise DatabaseError(f"{self.url}: table {table} {what}: see `opensipspy db create`")
+
+    # --- writes that nobody waits for
+
+    @property
+    def queued(self) -> int:
+        """Writes that the back-end does not have yet."""
+        return len(self._queue)
+
+    def write_later(self, *writes: Write) -> None:
+        """Take the writes and return at once; raises DatabaseError when too many are waiting already."""
+        if len(self._queue) + len(writes) > MAX_QUEUED_WRITES:
+            raise DatabaseError(f"{self.url}: {len(self._queue)} writes are waiting already", transient=True)
+        self._queue.extend(writes)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_queue(), name=f"writes to {self.url}")
+
+    async def flush(self) -> None:
+        """Try once to write all that is queued; raises DatabaseError when the database does not take it."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait((self._writer,))
+            self._writer = None
+        while self._queue:
+            await self._write_some()
+
+    async def _write_queue(self) -> None:
+        delay = FIRST_RETRY_S
+        while self._queue:
+            try:
+                await self._write_some()
+                delay = FIRST_RETRY_S
+            except DatabaseError:  # note_failure told the log when the state changed
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_RETRY_S)
+
+    async def _write_some(self) -> None:
+        """Write the oldest of the queue. A write that can never succeed is dropped with a line in the log."""
+        batch = [self._queue[i] for i in range(min(MAX_BATCH, len(self._queue)))]
+        try:
+            # Shielded: a cancelled wait must not leave it open whether the batch has been written.
+            running = asyncio.ensure_future(self.execute(batch))
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait((running,))
+                if running.exception() is None:
+                    self._forget(len(batch))
+                raise
+            self._forget(len(batch))
+        except DatabaseError as error:
+            if error.transient:
+                raise
+            if len(batch) > 1:
+                await self._one_by_one(len(batch))
+            else:
+                self._give_up(batch[0], error)
+
+    async def _one_by_one(self, count: int) -> None:
+        for _ in range(count):
+            write = self._queue[0]
+            try:
+                await self.execute((write,))
+            except DatabaseError as error:
+                if error.transient:
+                    raise
+                self._give_up(write, error)
+            else:
+                self._forget(1)
+
+    def _give_up(self, write: Write, error: DatabaseError) -> None:
+        self._forget(1)
+        LOG.error("%s: a write to table %s is lost: %s", self.url, write.table, error)
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._queue.popleft()
+
+    # --- one line of log for each change of state
+
+    def note_failure(self, error: DatabaseError) -> None:
+        """The driver could not reach the back-end."""
+        if self.available:
+            self.available = False
+            LOG.error("database %s is not available: %s", self.url, error)
+
+    def note_success(self) -> None:
+        """The back-end answered."""
+        if not self.available:
+            self.available = True
+            LOG.warning("database %s is available again", self.url)

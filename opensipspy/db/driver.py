@@ -1,0 +1,77 @@
+"""Drivers by the scheme of their URL, and the databases that are open."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import ClassVar
+
+from opensipspy.db.database import Database
+from opensipspy.db.errors import DatabaseError
+from opensipspy.db.schema import Table
+from opensipspy.db.url import DbUrl, parse_url
+
+
+class DbDriver(ABC):
+    """A back-end: what a module of `dbdrivers/` is beside being a module."""
+
+    schemes: ClassVar[Sequence[str]] = ()
+    """The URL schemes that the driver serves."""
+
+    @abstractmethod
+    def open_database(self, url: DbUrl) -> Database:
+        """The database of a URL; it connects when first used. Raises DatabaseError for a URL that cannot be right."""
+
+    @abstractmethod
+    async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
+        """Make the database and those of the tables that are missing, with their version rows.
+
+        Returns the names of the tables made. Raises DatabaseError when a table is there in another version: nothing is
+        changed then, and existing tables never are.
+        """
+
+
+class Databases:
+    """The databases of one server: modules that name the same URL share one `Database`."""
+
+    def __init__(self) -> None:
+        self._drivers: dict[str, DbDriver] = {}
+        self._open: dict[str, Database] = {}
+
+    def add(self, driver: DbDriver) -> None:
+        """Let the driver serve its schemes."""
+        for scheme in driver.schemes:
+            self._drivers[scheme] = driver
+
+    def get(self, url: str) -> Database:
+        """The database behind a URL; raises DatabaseError for a bad URL and for one whose driver is not loaded."""
+        found = self._open.get(url)
+        if found is None:
+            try:
+                parsed = parse_url(url)
+            except ValueError as error:
+                raise DatabaseError(str(error)) from error
+            driver = self._drivers.get(parsed.scheme)
+            if driver is None:
+                near = get_close_matches(parsed.scheme, list(self._drivers), n=1)
+                hint = f"did you mean {near[0]}?" if near else f'loadmodule "db_{parsed.scheme}.so" is missing?'
+                raise DatabaseError(f"no driver for {parsed.scheme} URLs is loaded ({hint})")
+            found = self._open[url] = driver.open_database(parsed)
+        return found
+
+    @property
+    def open(self) -> list[Database]:
+        """The databases in use."""
+        return list(self._open.values())
+
+    async def close(self) -> list[DatabaseError]:
+        """Flush and close all of them; returns what went wrong, for the log."""
+        failures = []
+        for database in self._open.values():
+            try:
+                await database.close()
+            except DatabaseError as error:
+                failures.append(error)
+        self._open.clear()
+        return failures

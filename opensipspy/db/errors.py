@@ -1,0 +1,18 @@
+"""The one error that a database operation ends with."""
+
+from __future__ import annotations
+
+
+class DatabaseError(Exception):
+    """The database refused, or could not be reached.
+
+    transient: the same operation may succeed later (server down, file locked or missing, disk full); False for what
+    stays wrong: a syntax error, a missing table or column, a broken constraint. duplicate: a unique key exists already.
+    The text never holds a password.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False, duplicate: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.transient = transient
+        self.duplicate = duplicate

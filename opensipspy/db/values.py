@@ -1,0 +1,37 @@
+"""Reading what a row holds: rows are written by others, so that a column may hold anything."""
+
+from __future__ import annotations
+
+from opensipspy.db.database import DbValue
+
+
+def as_text(value: DbValue) -> str:
+    """The text of a value, "" for NULL. Bytes that are no UTF-8 are kept as surrogates."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def as_int(value: DbValue) -> int:
+    """The whole number of a value; raises ValueError for what is none (NULL, text that is no number)."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float | str):
+        try:
+            return int(value)
+        except OverflowError as error:
+            raise ValueError("not a finite number") from error
+    raise ValueError(f"{type(value).__name__} is not a number")
+
+
+def as_float(value: DbValue) -> float:
+    """The number of a value; raises ValueError for what is none."""
+    if isinstance(value, int | float | str):
+        number = float(value)
+        if number == number and abs(number) != float("inf"):
+            return number
+    raise ValueError(f"{type(value).__name__} is not a number")
