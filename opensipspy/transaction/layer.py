@@ -1,0 +1,618 @@
+"""Carries out the tables: the steps of a transaction, between which the script's routes may run and wait.
+
+A request:  find -> retransmission | create -> [script] -> add_branch, start -> reply
+A reply:    match_reply -> receive_reply (machine: absorbs, acknowledges) -> [onreply_route] -> settle (response
+            context) -> FORWARD: reply | FINISHED: [failure_route] -> winner, reply
+
+Nothing here reads a clock, opens a socket or waits. All times are seconds of one clock, handed in as `now`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from mypy_extensions import mypyc_attr
+
+from opensipspy.sip import H_TO, Message
+from opensipspy.transaction import tables as t_
+from opensipspy.transaction.best import best_branch
+from opensipspy.transaction.hop import hop_ack, hop_cancel
+from opensipspy.transaction.ident import (
+    MAX_BRANCHES,
+    branch_parameter,
+    call_hash,
+    dialog_key,
+    has_cookie,
+    safe_label,
+    server_key,
+    split_branch,
+)
+from opensipspy.transaction.state import Branch, Client, Settings, Transaction
+from opensipspy.transaction.timers import NEVER, SLACK, Timed, Wheel
+
+# What `receive_reply` found.
+ABSORBED: Final = 0
+DELIVERED: Final = 1
+
+# What `settle` decided.
+NOTHING: Final = 0
+FORWARD: Final = 1
+FINISHED: Final = 2
+
+# What a client machine asks of its caller, beside DELIVERED.
+_DELIVER: Final = 1
+_TIMED_OUT: Final = 2
+_FAILED: Final = 4
+
+
+class Random(Protocol):
+    """A source of unpredictable numbers."""
+
+    def getrandbits(self, bits: int, /) -> int: ...
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Hooks:
+    """What the layer asks of the one who owns it."""
+
+    def send_request(self, client: Client, data: bytes) -> bool:
+        """Send to `client.target`; False when it certainly does not leave."""
+        raise NotImplementedError
+
+    def send_reply(self, transaction: Transaction, data: bytes) -> bool:
+        """Send to `transaction.upstream`."""
+        raise NotImplementedError
+
+    def timed_out(self, branch: Branch, now: float) -> None:
+        """A branch had no final response in time; it counts as 408 (section 16.7 step 5)."""
+
+    def transport_failed(self, branch: Branch, now: float) -> None:
+        """A branch could not be sent, as was found out later."""
+
+    def not_acknowledged(self, transaction: Transaction) -> None:
+        """Timer H: the ACK for a negative response never came."""
+
+    def repeated_2xx(self, branch: Branch, msg: Message) -> None:
+        """A 2xx of a local request came again: its ACK was lost."""
+
+    def resent_request(self, client: Client) -> None:
+        """A request was retransmitted; `client.sends` counts."""
+
+    def resent_reply(self, transaction: Transaction) -> None:
+        """A final response was retransmitted because of its timer."""
+
+    def destroyed(self, transaction: Transaction) -> None:
+        """The transaction ended; nothing finds it any more."""
+
+
+class TransactionLayer:
+    """All transactions of one server."""
+
+    def __init__(self, settings: Settings, hooks: Hooks, random: Random) -> None:
+        self.settings: Settings = settings
+        self.hooks: Hooks = hooks
+        self._random: Random = random
+        self._servers: dict[str, Transaction] = {}
+        self._by_id: dict[str, Transaction] = {}
+        self._by_dialog: dict[str, Transaction] = {}
+        self._wheel: Wheel = Wheel()
+        self._invite_client: list[t_.Row | None] = t_.rows(t_.INVITE_CLIENT)
+        self._client: list[t_.Row | None] = t_.rows(t_.CLIENT)
+        self._invite_server: list[t_.Row | None] = t_.rows(t_.INVITE_SERVER)
+        self._server: list[t_.Row | None] = t_.rows(t_.SERVER)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def transactions(self) -> list[Transaction]:
+        """All of them; for management commands, the list is a copy."""
+        return list(self._by_id.values())
+
+    @property
+    def pending_timers(self) -> int:
+        return len(self._wheel)
+
+    # -- matching ------------------------------------------------------------------------------------------------
+
+    def key_of(self, msg: Message) -> str:
+        """The key of the server transaction a request belongs to; an ACK's is that of its INVITE."""
+        method = "INVITE" if msg.method == "ACK" else msg.method
+        return server_key(msg, method, self.settings.ruri_matching, self.settings.via1_matching)
+
+    def find(self, msg: Message, key: str = "") -> Transaction | None:
+        """The transaction that a request is a retransmission of, or that an ACK of this hop belongs to."""
+        found = self._servers.get(key or self.key_of(msg))
+        if found is not None and not has_cookie(msg.via.branch):
+            tag = found.reply_to_tag if msg.method == "ACK" else found.request_tag
+            if msg.to_tag != tag:
+                return None
+        return found
+
+    def find_cancelled(self, msg: Message) -> Transaction | None:
+        """The INVITE transaction that a CANCEL means (section 9.2)."""
+        settings = self.settings
+        return self._servers.get(server_key(msg, "INVITE", settings.ruri_matching, settings.via1_matching))
+
+    def find_local_2xx(self, msg: Message) -> Transaction | None:
+        """The INVITE transaction whose 2xx, made here, an ACK acknowledges (section 13.3.1.4)."""
+        if not self._by_dialog:
+            return None
+        found = self._by_dialog.get(dialog_key(msg.call_id, msg.cseq_number, msg.from_tag))
+        return found if found is not None and found.reply_to_tag == msg.to_tag else None
+
+    def find_id(self, transaction_id: str) -> Transaction | None:
+        """The transaction of an id ("hash.label")."""
+        return self._by_id.get(transaction_id)
+
+    def match_reply(self, msg: Message) -> Client | None:
+        """The client transaction of a reply: branch parameter and CSeq method (section 17.1.3)."""
+        via = msg.via
+        transaction_id, index = split_branch(via.branch)
+        found = self._by_id.get(transaction_id)
+        if found is None or index >= len(found.branches):
+            return None
+        branch = found.branches[index]
+        if branch.state == t_.INITIAL:
+            return None
+        if msg.method == found.method:
+            return branch
+        return branch.cancel if msg.method == "CANCEL" else None
+
+    # -- server side ---------------------------------------------------------------------------------------------
+
+    def create(self, msg: Message, key: str, now: float) -> Transaction:
+        """A new server transaction; the caller has looked for an old one and fills in `upstream` and `reliable`."""
+        transaction = Transaction(msg.method, msg.method == "INVITE")
+        transaction.request = msg
+        transaction.request_tag = msg.to_tag
+        transaction.key = key
+        transaction.state = t_.PROCEEDING if transaction.invite else t_.TRYING
+        self._register(transaction, msg.call_id, "" if self.settings.syn_branch else safe_label(msg))
+        self._servers[key] = transaction
+        return transaction
+
+    def create_local(self, method: str, call_id: str, now: float) -> Transaction:
+        """A transaction for a request made here: it has no upstream, only a branch."""
+        transaction = Transaction(method, method == "INVITE")
+        transaction.local = True
+        transaction.state = t_.TERMINATED
+        self._register(transaction, call_id, "")
+        return transaction
+
+    def _register(self, transaction: Transaction, call_id: str, label: str) -> None:
+        transaction.hash = call_hash(call_id)
+        if not label:
+            label = f"{self._random.getrandbits(31):x}"
+        name = f"{transaction.hash:x}.{label}"
+        while name in self._by_id:
+            name = f"{transaction.hash:x}.{self._random.getrandbits(31):x}"
+        transaction.id = name
+        self._by_id[name] = transaction
+
+    def retransmission(self, transaction: Transaction, now: float) -> None:
+        """The request came again: the last response goes out again, if there is one."""
+        self._server_input(transaction, t_.REQUEST, b"", now)
+
+    def acknowledge(self, transaction: Transaction, now: float) -> bool:
+        """An ACK came. True when it ends here, False when it goes on end to end (RFC 6026 section 7.1)."""
+        effects = self._server_input(transaction, t_.ACK, b"", now)
+        return not effects & _DELIVER
+
+    def reply(self, transaction: Transaction, status: int, data: bytes, to_tag: str, local: bool, now: float) -> bool:
+        """Send a response upstream. False when the machine does not take it any more (section 17.2.1, 17.2.2)."""
+        if transaction.local:
+            if transaction.uas_status >= 200 and status >= 300:
+                return False
+            transaction.uas_status = status
+            transaction.last_local = local
+            return True
+        if status < 200:
+            event = t_.TU_1XX
+        elif status >= 300:
+            event = t_.TU_FINAL
+        else:
+            event = t_.TU_2XX_LOCAL if local and transaction.invite else t_.TU_2XX
+        table = self._invite_server if transaction.invite else self._server
+        if table[transaction.state * t_.INPUTS + event] is None:
+            return False
+        transaction.uas_status = status
+        transaction.last_local = local
+        if to_tag:
+            transaction.reply_to_tag = to_tag
+        if event == t_.TU_2XX_LOCAL and transaction.request is not None:
+            request = transaction.request
+            transaction.dialog_key = dialog_key(request.call_id, request.cseq_number, request.from_tag)
+            self._by_dialog[transaction.dialog_key] = transaction
+        self._server_input(transaction, event, data, now)
+        return True
+
+    def _server_input(self, transaction: Transaction, event: int, data: bytes, now: float) -> int:
+        table = self._invite_server if transaction.invite else self._server
+        row = table[transaction.state * t_.INPUTS + event]
+        if row is None:
+            return 0
+        transaction.state = row.state
+        settings = self.settings
+        asked = 0
+        for effect in row.effects:
+            if effect == t_.RESPOND:
+                transaction.last_reply = data
+                self.hooks.send_reply(transaction, data)
+            elif effect == t_.RESEND:
+                if transaction.last_reply:
+                    self.hooks.send_reply(transaction, transaction.last_reply)
+                    if event == t_.TIMER_G:
+                        self.hooks.resent_reply(transaction)
+            elif effect == t_.START_G:
+                # A 2xx made here is repeated over any transport: a later hop may be one that loses it (13.3.1.4).
+                if event == t_.TU_2XX_LOCAL or not transaction.reliable:
+                    transaction.resend_s = settings.t1_s
+                    transaction.resend_at = now + settings.t1_s
+            elif effect == t_.DOUBLE_G:
+                transaction.resend_s = min(transaction.resend_s * 2, settings.t2_s)
+                transaction.resend_at = now + transaction.resend_s
+            elif effect == t_.STOP_G:
+                transaction.resend_at = NEVER
+                transaction.acked = True
+            elif effect == t_.PASS_ACK:
+                asked |= _DELIVER
+            elif effect == t_.NO_ACK:
+                self.hooks.not_acknowledged(transaction)
+            else:
+                self._start_server_timer(transaction, effect, now)
+        if transaction.state == t_.TERMINATED:
+            self._wheel.disarm(transaction)
+            self._end(transaction, now)
+        else:
+            self._wheel.arm(transaction)
+        return asked
+
+    def _start_server_timer(self, transaction: Transaction, effect: int, now: float) -> None:
+        settings = self.settings
+        transaction.resend_at = NEVER
+        if effect == t_.START_L:
+            transaction.end_at = now + 64 * settings.t1_s
+        elif effect == t_.START_H:
+            transaction.end_at = now + settings.fr_timeout_s
+        elif transaction.reliable:  # timers I and J are zero
+            transaction.state = t_.TERMINATED
+        else:
+            transaction.end_at = now + settings.wait_s
+
+    # -- client side ---------------------------------------------------------------------------------------------
+
+    def add_branch(self, transaction: Transaction, uri: str) -> Branch | None:
+        """Make room for one more destination; None when there are too many. It is sent by `start`."""
+        if len(transaction.branches) >= MAX_BRANCHES:
+            return None
+        branch = Branch(transaction, len(transaction.branches), uri)
+        transaction.branches.append(branch)
+        return branch
+
+    def add_phony(self, transaction: Transaction, now: float) -> Branch | None:
+        """A branch without signalling that keeps the transaction open until `fr_inv_timeout`."""
+        branch = self.add_branch(transaction, "")
+        if branch is not None:
+            branch.phony = True
+            branch.local = True
+            branch.state = t_.PROCEEDING
+            branch.end_at = now + (transaction.fr_inv_timeout_s or self.settings.fr_inv_timeout_s)
+            self._wheel.arm(branch)
+        return branch
+
+    def end_phony(self, branch: Branch, now: float) -> None:
+        """Take a branch without signalling out of the game; the caller settles it."""
+        branch.state = t_.TERMINATED
+        self._wheel.disarm(branch)
+
+    def via_branch(self, branch: Branch) -> str:
+        """The branch parameter for the Via header of a branch."""
+        return branch_parameter(branch.transaction.id, branch.index)
+
+    def start(self, client: Client, data: bytes, target: object, reliable: bool, now: float) -> bool:
+        """Send the request of a branch. False when it cannot leave; the branch has then ended."""
+        client.data = data
+        client.target = target
+        client.reliable = reliable
+        return not self._client_input(client, t_.START, None, now) & _FAILED
+
+    def discard(self, branch: Branch, now: float) -> None:
+        """End a branch that was never sent."""
+        branch.state = t_.TERMINATED
+        self._wheel.disarm(branch)
+        self._end(branch.transaction, now)
+
+    def receive_reply(self, client: Client, msg: Message, now: float) -> int:
+        """Feed the machine. DELIVERED when the layer above has to look at the reply, else ABSORBED."""
+        status = msg.status
+        branch = client.branch
+        if branch is not client or branch is None:  # the answer to a CANCEL says nothing about the INVITE (9.1)
+            self._client_input(client, _reply_input(status), msg, now)
+            return ABSORBED
+        if not branch.phony:
+            branch.last_received = status
+        known = branch.to_tags
+        if client.state == t_.ACCEPTED and known is not None and 200 <= status < 300 and msg.to_tag in known:
+            again = known[msg.to_tag]
+            if client.transaction.local:
+                self.hooks.repeated_2xx(branch, msg)
+            elif again:
+                self.hooks.send_reply(client.transaction, again)
+            return ABSORBED
+        return self._client_input(client, _reply_input(status), msg, now) & _DELIVER
+
+    def transport_error(self, client: Client, now: float) -> None:
+        """The network found out later that the request did not leave (section 17.1.4)."""
+        if self._client_input(client, t_.TRANSPORT_ERROR, None, now) & _FAILED and client.branch is client:
+            self.hooks.transport_failed(client.branch, now)
+
+    def cancel(self, branch: Branch, now: float) -> None:
+        """Cancel one branch: at once, or as soon as a provisional response allows it (section 9.1)."""
+        if branch.cancelled or not branch.invite:
+            return
+        branch.cancelled = True
+        if not branch.phony:
+            self._client_input(branch, t_.CANCEL, None, now)
+
+    def cancel_pending(self, transaction: Transaction, now: float, keep: Branch | None = None) -> None:
+        """Cancel every branch that still waits for its final response."""
+        for branch in transaction.branches:
+            if branch is not keep and branch.status < 200 and not branch.phony:
+                self.cancel(branch, now)
+
+    def set_fr_inv_timeout(self, transaction: Transaction, seconds: float, now: float) -> None:
+        """Change timer C of a transaction, also of the branches for which it runs already."""
+        transaction.fr_inv_timeout_s = seconds
+        for branch in transaction.branches:
+            if branch.state == t_.PROCEEDING and branch.invite:
+                branch.end_at = now + (seconds or self.settings.fr_inv_timeout_s)
+                self._wheel.arm(branch)
+
+    def _client_input(self, client: Client, event: int, msg: Message | None, now: float) -> int:
+        table = self._invite_client if client.invite else self._client
+        row = table[client.state * t_.INPUTS + event]
+        if row is None:
+            return 0
+        before = client.state
+        client.state = row.state
+        settings = self.settings
+        asked = 0
+        for effect in row.effects:
+            if effect == t_.DELIVER:
+                asked |= _DELIVER
+            elif effect == t_.SEND:
+                client.sends = 1
+                if not self.hooks.send_request(client, client.data):
+                    client.state = t_.TERMINATED
+                    asked |= _FAILED
+            elif effect == t_.RESEND:
+                client.sends += 1
+                self.hooks.send_request(client, client.data)
+                self.hooks.resent_request(client)
+            elif effect == t_.START_A or effect == t_.START_E:
+                if not client.reliable:
+                    client.resend_s = settings.t1_s
+                    client.resend_at = now + settings.t1_s
+            elif effect == t_.DOUBLE_A:
+                client.resend_s *= 2
+                client.resend_at = now + client.resend_s
+            elif effect == t_.DOUBLE_E:
+                client.resend_s = min(client.resend_s * 2, settings.t2_s)
+                client.resend_at = now + client.resend_s
+            elif effect == t_.RESTART_E:
+                client.resend_s = settings.t2_s
+                client.resend_at = now + client.resend_s
+            elif effect == t_.SEND_ACK:
+                self._send_ack(client, msg)
+            elif effect == t_.SEND_CANCEL:
+                self._send_cancel(client, now)
+            elif effect == t_.TIMEOUT:
+                asked |= _TIMED_OUT
+            elif effect == t_.FAILED:
+                asked |= _FAILED
+            elif effect == t_.START_C and before == t_.PROCEEDING and not settings.restart_fr:
+                pass
+            else:
+                self._start_client_timer(client, effect, now)
+        if client.state == t_.TERMINATED:
+            client.data = b""
+            client.ack = b""
+            self._wheel.disarm(client)
+            if not asked:
+                self._end(client.transaction, now)
+        else:
+            if client.state == t_.ACCEPTED or (client.state == t_.COMPLETED and not client.invite):
+                client.data = b""
+            self._wheel.arm(client)
+        return asked
+
+    def _start_client_timer(self, client: Client, effect: int, now: float) -> None:
+        settings = self.settings
+        transaction = client.transaction
+        if effect == t_.START_B or effect == t_.START_F:
+            client.end_at = now + (transaction.fr_timeout_s or settings.fr_timeout_s)
+            return
+        client.resend_at = NEVER
+        if effect == t_.START_C:
+            client.end_at = now + (transaction.fr_inv_timeout_s or settings.fr_inv_timeout_s)
+        elif effect == t_.START_LINGER:
+            client.end_at = now + settings.wait_s
+        elif effect == t_.START_LIMIT or effect == t_.START_M:
+            client.end_at = now + 64 * settings.t1_s
+        elif client.reliable:  # timers D and K are zero
+            client.state = t_.TERMINATED
+        elif effect == t_.START_D:
+            client.end_at = now + 64 * settings.t1_s
+        else:
+            client.end_at = now + settings.t4_s
+
+    def _send_ack(self, client: Client, msg: Message | None) -> None:
+        if not client.ack and msg is not None and client.data:
+            to = msg.first(H_TO)
+            client.ack = hop_ack(client.data, to.value if to is not None else "", client.transaction.headers)
+            client.data = b""
+        if client.ack:
+            self.hooks.send_request(client, client.ack)
+
+    def _send_cancel(self, client: Client, now: float) -> None:
+        branch = client.branch
+        if branch is None or branch.cancel is not None or branch.phony:
+            return
+        branch.cancelled = True
+        transaction = branch.transaction
+        cancel = Client(transaction, False)
+        cancel.branch = branch
+        branch.cancel = cancel
+        data = hop_cancel(branch.data, transaction.cancel_reason + transaction.headers)
+        self.start(cancel, data, branch.target, branch.reliable, now)
+
+    # -- response context ----------------------------------------------------------------------------------------
+
+    def settle(self, branch: Branch, status: int, now: float) -> int:
+        """What a response means for the whole transaction (section 16.7 steps 4, 5 and 10).
+
+        The caller has noted `branch.reply` or `branch.local`. FORWARD: this one goes upstream now. FINISHED: all
+        branches have ended, `winner` tells which response counts. NOTHING: wait, or it is too late.
+        """
+        transaction = branch.transaction
+        answered = transaction.uas_status >= 200
+        if status < 200:
+            return NOTHING if status == 100 or answered or branch.status >= 200 else FORWARD
+        if status < 300:
+            branch.status = status
+            transaction.final = branch
+            if answered and not (transaction.invite and transaction.uas_status < 300):
+                return NOTHING
+            if not transaction.keep_pending:
+                self.cancel_pending(transaction, now, branch)
+                self._drop_phonies(transaction, now)
+            return FORWARD
+        if branch.status >= 200:
+            return NOTHING
+        branch.status = status
+        if answered:
+            return NOTHING
+        if status >= 600 and self.settings.block_6xx:
+            transaction.no_more = True
+            self.cancel_pending(transaction, now, branch)
+            self._drop_phonies(transaction, now)
+        if transaction.pending:
+            return NOTHING
+        for other in transaction.branches:
+            if other.status < 200:  # only minor ones are left
+                self.cancel(other, now)
+                other.status = 487
+                other.local = True
+        return FINISHED
+
+    def _drop_phonies(self, transaction: Transaction, now: float) -> None:
+        for branch in transaction.branches:
+            if branch.phony and branch.status < 200:
+                branch.status = 487
+                self.end_phony(branch, now)
+
+    def winner(self, transaction: Transaction) -> Branch:
+        """The branch whose response counts, among the latest set (section 16.7 step 6)."""
+        best = best_branch(transaction.branches[transaction.first :])
+        transaction.final = best
+        return best
+
+    # -- end -----------------------------------------------------------------------------------------------------
+
+    def release(self, transaction: Transaction, now: float) -> None:
+        """Let go of a transaction that nobody will answer; its request then counts as never seen."""
+        if not transaction.local and transaction.state != t_.TERMINATED:
+            transaction.state = t_.TERMINATED
+            self._wheel.disarm(transaction)
+        self._end(transaction, now)
+
+    def compact(self, transaction: Transaction) -> None:
+        """Drop what an answered transaction does not need while it lingers for retransmissions."""
+        if transaction.uas_status < 200 or transaction.busy:
+            return
+        for branch in transaction.branches:
+            if branch.status < 200:
+                return
+        transaction.forget_heavy()
+
+    def unbusy(self, transaction: Transaction, now: float) -> None:
+        """One route less is at work on the transaction."""
+        transaction.busy -= 1
+        if transaction.busy == 0:
+            self._end(transaction, now)
+
+    def _end(self, transaction: Transaction, now: float) -> None:
+        if transaction.gone or not transaction.ended:
+            return
+        if transaction.busy:
+            transaction.end_at = now + self.settings.delete_s
+            self._wheel.arm(transaction)
+            return
+        transaction.gone = True
+        self._wheel.disarm(transaction)
+        del self._by_id[transaction.id]
+        if transaction.key and self._servers.get(transaction.key) is transaction:
+            del self._servers[transaction.key]
+        if transaction.dialog_key and self._by_dialog.get(transaction.dialog_key) is transaction:
+            del self._by_dialog[transaction.dialog_key]
+        self.hooks.destroyed(transaction)
+        transaction.forget_heavy()
+        transaction.callbacks = None
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def next_wake(self) -> float | None:
+        """When `wake` has to be called, None when no timer runs."""
+        return self._wheel.next_wake()
+
+    def wake(self, now: float) -> None:
+        """Fire the timers that are due."""
+        due: list[Timed] = self._wheel.due(now)
+        for machine in due:
+            if isinstance(machine, Client):
+                self._wake_client(machine, now)
+            elif isinstance(machine, Transaction):
+                self._wake_server(machine, now)
+
+    def _wake_client(self, client: Client, now: float) -> None:
+        limit = now + SLACK
+        if client.end_at != NEVER and client.end_at <= limit:
+            client.end_at = NEVER
+            client.resend_at = NEVER
+            branch = client.branch
+            if branch is client and branch is not None and branch.phony:
+                self.end_phony(branch, now)
+                self.hooks.timed_out(branch, now)
+                return
+            asked = self._client_input(client, t_.TIMER_END, None, now)
+            if asked & _TIMED_OUT:
+                if branch is client and branch is not None:
+                    self.hooks.timed_out(branch, now)
+                # An ended CANCEL or an answer that nobody awaits leaves nothing to be told.
+                self._end(client.transaction, now)
+        elif client.resend_at != NEVER and client.resend_at <= limit:
+            client.resend_at = NEVER
+            self._client_input(client, t_.TIMER_RESEND, None, now)
+        else:
+            self._wheel.arm(client)
+
+    def _wake_server(self, transaction: Transaction, now: float) -> None:
+        limit = now + SLACK
+        if transaction.end_at != NEVER and transaction.end_at <= limit:
+            transaction.end_at = NEVER
+            transaction.resend_at = NEVER
+            if transaction.state == t_.TERMINATED:
+                self._end(transaction, now)
+            else:
+                self._server_input(transaction, t_.TIMER_END, b"", now)
+        elif transaction.resend_at != NEVER and transaction.resend_at <= limit:
+            transaction.resend_at = NEVER
+            self._server_input(transaction, t_.TIMER_RESEND, b"", now)
+        else:
+            self._wheel.arm(transaction)
+
+
+def _reply_input(status: int) -> int:
+    if status < 200:
+        return t_.PROVISIONAL
+    return t_.FINAL_2XX if status < 300 else t_.FINAL_OTHER
