@@ -1,0 +1,60 @@
+"""Name servers through c-ares (aiodns). Imported when the first name has to be looked up."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import aiodns
+import pycares
+
+from opensipspy.net.dns import DnsClient, DnsError, Record
+
+# c-ares statuses that are an answer: the name, or records of that kind, do not exist.
+NO_DATA: Final = 1
+NOT_FOUND: Final = 4
+
+
+class CaresClient(DnsClient):
+    """A `DnsClient` on the system's resolv.conf, or on the name servers given."""
+
+    def __init__(self, servers: list[str] | None = None, tries: int = 0, timeout_s: float = 0.0, **options: Any) -> None:
+        if tries > 0:
+            options["tries"] = tries
+        if timeout_s > 0:
+            options["timeout"] = timeout_s
+        self._resolver = aiodns.DNSResolver(nameservers=servers, **options)
+
+    async def query(self, name: str, kind: str) -> list[Record]:
+        try:
+            result = await self._resolver.query_dns(name, kind)
+        except aiodns.error.DNSError as error:
+            if error.args and error.args[0] in (NO_DATA, NOT_FOUND):
+                return []
+            raise DnsError(str(error.args[-1])) from error
+        except (ValueError, UnicodeError) as error:
+            # A name that no server could have: a label that is empty or too long.
+            raise DnsError(str(error)) from error
+        found = []
+        for answer in result.answer:
+            record = made(answer.data, answer.ttl, kind)
+            if record is not None:
+                found.append(record)
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def made(data: object, ttl: float, kind: str) -> Record | None:
+    """A `Record` of one answer; None for one of another kind, as the CNAMEs on the way are."""
+    if kind == "A" and isinstance(data, pycares.ARecordData):
+        return Record(data.addr, ttl)
+    if kind == "AAAA" and isinstance(data, pycares.AAAARecordData):
+        return Record(data.addr, ttl)
+    if kind == "SRV" and isinstance(data, pycares.SRVRecordData):
+        return Record(data.target, ttl, priority=data.priority, weight=data.weight, port=data.port)
+    if kind == "NAPTR" and isinstance(data, pycares.NAPTRRecordData):
+        return Record(
+            data.replacement, ttl, priority=data.order, weight=data.preference, flags=data.flags, service=data.service
+        )
+    return None

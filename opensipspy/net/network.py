@@ -1,0 +1,109 @@
+"""All listening points of the server, whatever their protocol, and the choice of the one to send from."""
+
+from __future__ import annotations
+
+import socket as os_socket
+from collections.abc import Callable
+from typing import Final
+
+from opensipspy import sip
+from opensipspy.net.transport import Transport
+from opensipspy.sip import Peer, Socket
+
+# Any port will do for a probe: connect() of a datagram socket sends nothing.
+PROBE_PORT: Final = 5060
+
+
+class Network:
+    """Listening points in the order of the script, and their transports by protocol number."""
+
+    def __init__(self, *, mhomed: bool = False) -> None:
+        self.sockets: list[Socket] = []
+        self.mhomed = mhomed
+        self._transports: dict[int, Transport] = {}
+        self._defaults: dict[tuple[int, bool, bool], Socket | None] = {}
+
+    def add_transport(self, proto: int, transport: Transport) -> None:
+        """Let a protocol's listening points be bound."""
+        self._transports[proto] = transport
+
+    def transport(self, proto: int) -> Transport | None:
+        return self._transports.get(proto)
+
+    def bind(self, socket: Socket) -> None:
+        """Open a listening point. Raises LookupError when no transport serves its protocol, OSError from the system."""
+        transport = self._transports.get(socket.proto)
+        if transport is None:
+            raise LookupError(sip.proto_name(socket.proto))
+        transport.bind(socket)
+        socket.index = len(self.sockets)
+        self.sockets.append(socket)
+        self._defaults.clear()
+
+    def serve(self) -> None:
+        """Begin to take messages."""
+        for transport in self._transports.values():
+            transport.serve()
+
+    def pause(self) -> None:
+        """Take no new messages."""
+        for transport in self._transports.values():
+            transport.pause()
+
+    async def close(self) -> None:
+        for transport in self._transports.values():
+            await transport.close()
+
+    def protocols(self) -> tuple[int, ...]:
+        """The protocols that we listen on, in the order of the script."""
+        return tuple(dict.fromkeys(socket.proto for socket in self.sockets))
+
+    def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None = None) -> bool:
+        """Hand bytes to the transport of `socket`; see `Transport.send`."""
+        transport = self._transports.get(socket.proto)
+        return transport is not None and transport.send(data, peer, socket, on_failure)
+
+    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
+        """The listening point to reach `peer` from: `forced` when it fits protocol and address family, else the one
+        whose address the system would send from (`mhomed`), else the first that fits. None when none does."""
+        v6 = ":" in peer.address
+        if forced is not None and forced.proto == peer.proto and forced.is_v6 == v6:
+            return forced
+        if self.mhomed:
+            found = self._routed(peer, v6)
+            if found is not None:
+                return found
+        key = (peer.proto, v6, is_loopback(peer.address))
+        if key not in self._defaults:
+            self._defaults[key] = self._first(peer.proto, v6, key[2])
+        return self._defaults[key]
+
+    def _first(self, proto: int, v6: bool, loopback: bool) -> Socket | None:
+        fitting = [s for s in self.sockets if s.proto == proto and s.is_v6 == v6]
+        # From 127.0.0.1 nothing but this machine can be reached, so another one is better for everything else.
+        nearest = [s for s in fitting if is_loopback(s.address) == loopback]
+        found = nearest or fitting
+        return found[0] if found else None
+
+    def _routed(self, peer: Peer, v6: bool) -> Socket | None:
+        family = os_socket.AF_INET6 if v6 else os_socket.AF_INET
+        with os_socket.socket(family, os_socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((peer.address, peer.port or PROBE_PORT))
+                address = probe.getsockname()[0]
+            except OSError:
+                return None
+        for socket in self.sockets:
+            if socket.proto == peer.proto and socket.is_v6 == v6 and socket.address in (address, "0.0.0.0", "::"):
+                return socket
+        return None
+
+    def waiting(self, proto: int) -> int:
+        """Bytes that wait in our queues of one protocol."""
+        transport = self._transports.get(proto)
+        return transport.waiting() if transport is not None else 0
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address literal reaches this machine only."""
+    return address.startswith("127.") or address == "::1"

@@ -1,0 +1,55 @@
+"""What a transport is: sockets of one protocol that take messages in and let messages out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opensipspy.sip import Peer, Socket
+
+Deliver = Callable[[bytes, "Peer", "Socket"], None]
+"""Takes one message: the bytes, where they came from and the listening point they came to."""
+
+
+class Transport(ABC):
+    """The sockets of one protocol. `net.Network` finds the transport of a `Socket` by its protocol."""
+
+    @abstractmethod
+    def bind(self, socket: Socket) -> None:
+        """Open the listening point, so that peers reach it; what arrives waits in the kernel. Raises OSError."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Begin to take what arrives at all listening points."""
+
+    @abstractmethod
+    def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None) -> bool:
+        """Let one message out. False when it certainly does not leave; a later failure calls `on_failure`."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Stop taking new peers' messages; what is being sent goes on."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close everything, after what is queued has had a short chance to leave."""
+
+    @abstractmethod
+    def waiting(self) -> int:
+        """Bytes that have arrived or wait to leave and were not handled yet."""
+
+
+class Traffic:
+    """Counts of one transport, read by the statistics."""
+
+    __slots__ = ("dropped_in", "dropped_out", "received", "refused", "send_errors", "sent")
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self.sent: int = 0
+        self.send_errors: int = 0
+        self.dropped_in: int = 0
+        self.dropped_out: int = 0
+        self.refused: int = 0

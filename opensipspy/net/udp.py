@@ -1,0 +1,231 @@
+"""UDP listening points: a non-blocking socket that is drained when the loop says it is readable.
+
+The drain loop costs a fifth of a datagram protocol of asyncio's (no call-back object, no copy), and runs the same on
+every kind of loop. A datagram that the kernel does not take at once waits in a bounded queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as os_socket
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from opensipspy import sip
+from opensipspy.net.transport import Deliver, Traffic, Transport
+from opensipspy.sip import Peer, Socket
+
+LOG: Final = logging.getLogger(__name__)
+
+# How many datagrams are taken before the loop looks at its other duties.
+DRAIN: Final = 64
+DATAGRAM_BYTES: Final = 65535
+QUEUE_DATAGRAMS: Final = 1000
+LOW_DELAY: Final = 0x10
+
+
+class UdpSettings:
+    """tos: the IP header's value, 0 leaves it. receive_buffer_bytes: asked of the kernel."""
+
+    def __init__(
+        self,
+        *,
+        tos: int = LOW_DELAY,
+        receive_buffer_bytes: int = 262144,
+        queue_datagrams: int = QUEUE_DATAGRAMS,
+        multicast_ttl: int = -1,
+        multicast_loopback: bool = False,
+    ) -> None:
+        self.tos = tos
+        self.receive_buffer_bytes = receive_buffer_bytes
+        self.queue_datagrams = queue_datagrams
+        self.multicast_ttl = multicast_ttl
+        self.multicast_loopback = multicast_loopback
+
+
+class UdpListener:
+    """One bound UDP socket."""
+
+    def __init__(
+        self, socket: Socket, deliver: Deliver, loop: AbstractEventLoop, settings: UdpSettings, traffic: Traffic
+    ) -> None:
+        self.socket = socket
+        self._deliver = deliver
+        self._loop = loop
+        self._traffic = traffic
+        self._limit = settings.queue_datagrams
+        self._queue: deque[tuple[bytes, tuple[str, int]]] = deque()
+        self._os = bound_datagram_socket(socket, settings)
+        self._fd: int = self._os.fileno()
+
+    def serve(self) -> None:
+        self._loop.add_reader(self._fd, self._readable)
+
+    def pause(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return sum(len(data) for data, _ in self._queue)
+
+    def _readable(self) -> None:
+        receive = self._os.recvfrom
+        deliver = self._deliver
+        socket = self.socket
+        for _ in range(DRAIN):
+            try:
+                data, address = receive(DATAGRAM_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                # An ICMP answer to something sent earlier; it says nothing about what comes in.
+                LOG.debug("%s: receive: %s", socket.text, error)
+                continue
+            self._traffic.received += 1
+            deliver(data, Peer(sip.PROTO_UDP, address[0], address[1]), socket)
+            if self._fd < 0:
+                return
+
+    def send(self, data: bytes, peer: Peer) -> bool:
+        """Send one datagram, or queue it when the kernel's buffer is full."""
+        if self._fd < 0:
+            return False
+        destination = (peer.address, peer.port)
+        if self._queue:
+            return self._enqueue(data, destination)
+        try:
+            self._os.sendto(data, destination)
+        except (BlockingIOError, InterruptedError):
+            return self._enqueue(data, destination)
+        except (OSError, OverflowError) as error:
+            self._traffic.send_errors += 1
+            LOG.warning("%s: cannot send %d bytes to %s: %s", self.socket.text, len(data), peer.text, error)
+            return False
+        self._traffic.sent += 1
+        return True
+
+    def _enqueue(self, data: bytes, destination: tuple[str, int]) -> bool:
+        if len(self._queue) >= self._limit:
+            self._traffic.dropped_out += 1
+            return False
+        if not self._queue:
+            self._loop.add_writer(self._fd, self._writable)
+        self._queue.append((data, destination))
+        return True
+
+    def _writable(self) -> None:
+        while self._queue:
+            data, destination = self._queue[0]
+            try:
+                self._os.sendto(data, destination)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._traffic.send_errors += 1
+                LOG.warning("%s: cannot send to %s: %s", self.socket.text, destination, error)
+            else:
+                self._traffic.sent += 1
+            self._queue.popleft()
+        self._loop.remove_writer(self._fd)
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._fd = -1
+        self._queue.clear()
+        self._os.close()
+
+
+def bound_datagram_socket(socket: Socket, settings: UdpSettings) -> os_socket.socket:
+    """A non-blocking socket bound to the listening point; a multicast address is joined. Raises OSError."""
+    family = os_socket.AF_INET6 if socket.is_v6 else os_socket.AF_INET
+    made = os_socket.socket(family, os_socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        multicast = is_multicast(socket.address)
+        if multicast:
+            made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
+        if socket.is_v6:
+            made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_V6ONLY, 1)
+            if settings.tos:
+                made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_TCLASS, settings.tos)
+        elif settings.tos:
+            made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_TOS, settings.tos)
+        enlarge_receive_buffer(made, settings.receive_buffer_bytes)
+        made.bind((socket.address, socket.port))
+        if multicast:
+            join_group(made, socket, settings)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def enlarge_receive_buffer(made: os_socket.socket, size_bytes: int) -> None:
+    """Ask for a receive buffer of that size; a bigger one is kept, and the kernel's limit is respected."""
+    if made.getsockopt(os_socket.SOL_SOCKET, os_socket.SO_RCVBUF) < size_bytes:
+        made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_RCVBUF, size_bytes)
+
+
+def is_multicast(address: str) -> bool:
+    """Whether an address literal is a group (224.0.0.0/4, ff00::/8)."""
+    if ":" in address:
+        return address.lower().startswith("ff")
+    first = address.partition(".")[0]
+    return first.isdigit() and 224 <= int(first) <= 239
+
+
+def join_group(made: os_socket.socket, socket: Socket, settings: UdpSettings) -> None:
+    """Take the datagrams of a multicast group (`mcast_ttl`, `mcast_loopback`)."""
+    if socket.is_v6:
+        group = os_socket.inet_pton(os_socket.AF_INET6, socket.address) + b"\0\0\0\0"
+        made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_JOIN_GROUP, group)
+        made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_MULTICAST_LOOP, int(settings.multicast_loopback))
+        if settings.multicast_ttl >= 0:
+            made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_MULTICAST_HOPS, settings.multicast_ttl)
+        return
+    group = os_socket.inet_aton(socket.address) + b"\0\0\0\0"
+    made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_ADD_MEMBERSHIP, group)
+    made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_MULTICAST_LOOP, int(settings.multicast_loopback))
+    if settings.multicast_ttl >= 0:
+        made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_MULTICAST_TTL, settings.multicast_ttl)
+
+
+class UdpTransport(Transport):
+    """All UDP listening points."""
+
+    def __init__(self, deliver: Deliver, loop: AbstractEventLoop, settings: UdpSettings | None = None) -> None:
+        self._deliver = deliver
+        self._loop = loop
+        self._settings = settings or UdpSettings()
+        self._listeners: dict[Socket, UdpListener] = {}
+        self.traffic = Traffic()
+
+    def bind(self, socket: Socket) -> None:
+        self._listeners[socket] = UdpListener(socket, self._deliver, self._loop, self._settings, self.traffic)
+
+    def serve(self) -> None:
+        for listener in self._listeners.values():
+            listener.serve()
+
+    def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None = None) -> bool:
+        listener = self._listeners.get(socket)
+        return listener is not None and listener.send(data, peer)
+
+    def pause(self) -> None:
+        for listener in self._listeners.values():
+            listener.pause()
+
+    async def close(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    def waiting(self) -> int:
+        return sum(listener.queued for listener in self._listeners.values())

@@ -1,0 +1,371 @@
+"""`Core` as the running server implements it: what every module works with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from opensipspy import sip
+from opensipspy.db import Database, Databases
+from opensipspy.events import Hub
+from opensipspy.management import Registry, Statistics, StatusReports
+from opensipspy.module import Core, LocateError, Module, Target
+from opensipspy.net import Network, NotFound, Place, Resolver
+from opensipspy.script import kinds
+from opensipspy.script.declare import Catalogue
+from opensipspy.script.run import Run
+from opensipspy.server.counters import CoreCounters
+from opensipspy.server.identity import Identity
+from opensipspy.server.stepper import Stepper
+from opensipspy.server.trouble import describe_failure
+from opensipspy.server.wheel import Timer, Wheel
+from opensipspy.sip import Peer, Socket, Uri
+
+T = TypeVar("T")
+
+LOG: Final = logging.getLogger("opensipspy.core")
+
+MOST_URIS: Final = 2048
+
+
+class Repeating:
+    """A call that is made again and again until it is cancelled."""
+
+    __slots__ = ("_core", "_fn", "_interval_s", "_timer")
+
+    def __init__(self, core: ServerCore, interval_s: float, fn: Callable[[], object]) -> None:
+        self._core = core
+        self._interval_s = interval_s
+        self._fn = fn
+        self._timer: Timer | None = core.call_later(interval_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._core.call_later(self._interval_s, self._tick)
+        self._fn()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class ServerCore(Core):
+    """The services of one server. The steps of a message are in `steps`; this is what they and the modules use."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, catalogue: Catalogue) -> None:
+        self.loop = loop
+        self.network = network
+        self.globals: Any = None
+        self.program: Any = None
+        self.catalogue = catalogue
+        self.flags = catalogue.flags
+        self.sockets: list[Socket] = network.sockets
+        self.stats = Statistics()
+        self.counters = CoreCounters(self.stats)
+        self.mi = Registry()
+        self.random = random.Random(secrets.randbits(128))
+        self.log = logging.getLogger("opensipspy")
+        self.events = Hub(now=self.now, spawn=self.spawn)
+        self.status = StatusReports(self.time)
+        self.identity = Identity()
+        self.databases = Databases()
+        self.modules: dict[str, Module] = {}
+        self.resolver: Resolver | None = None
+        self.services: Any = None
+        self.stepper = Stepper(loop.call_soon, self.call_later)
+        self.before: list[Callable[[Run], bool | None]] = []
+        self.after: list[Callable[[Run], None]] = []
+        self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
+        self.request_sender: Callable[[Run, int, str, str, bytes], int] | None = None
+        self._wheel = Wheel()
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._uris: dict[str, Uri] = {}
+        self._tag_secret = secrets.token_bytes(16)
+
+    # -- time
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def time(self) -> float:
+        return time.time()
+
+    def call_later(self, delay_s: float, fn: Callable[..., object], *args: Any) -> Timer:
+        now = time.monotonic()
+        timer = self._wheel.add(now, delay_s, fn, args)
+        if self._wake is None or now + delay_s < self._wake_at:
+            self._arm(now)
+        return timer
+
+    def _arm(self, now: float) -> None:
+        """Let the loop wake the wheel at its earliest timer."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        at = self._wheel.next_wake()
+        if at >= 0.0:
+            self._wake_at = at
+            self._wake = self.loop.call_later(max(0.0, at - now), self._turn)
+
+    def _turn(self) -> None:
+        self._wake = None
+        for timer in self._wheel.due(time.monotonic()):
+            fn, args = timer.take()
+            if fn is None:
+                continue
+            try:
+                fn(*args)
+            except Exception as error:  # noqa: BLE001 - one timer's mistake must not end the others
+                self.counters.internal_errors.inc()
+                LOG.error("timer %s: %s", getattr(fn, "__qualname__", fn), describe_failure(error), exc_info=self.debug)
+        self._arm(time.monotonic())
+
+    @property
+    def debug(self) -> bool:
+        """Whether tracebacks of our own mistakes are wanted in the log."""
+        return LOG.isEnabledFor(logging.DEBUG)
+
+    @property
+    def pending_timers(self) -> int:
+        return len(self._wheel)
+
+    def every(self, interval_s: float, fn: Callable[[], object]) -> Repeating:
+        return Repeating(self, interval_s, fn)
+
+    # -- tasks
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = self.loop.create_task(coro, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+        return task
+
+    def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.counters.internal_errors.inc()
+            LOG.error("%s: %s", task.get_name(), describe_failure(error), exc_info=error if self.debug else None)
+
+    async def cancel_tasks(self) -> None:
+        """End what runs in the background."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    async def wait(self, awaitable: Awaitable[T], timeout_s: float | None = None) -> T:
+        async def inner() -> T:
+            return await awaitable
+
+        task = self.loop.create_task(inner())
+        timer: Timer | None = None
+        late = False
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        if timeout_s is not None:
+            timer = self.call_later(timeout_s, expire)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if late:
+                raise TimeoutError from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not task.done():
+                task.cancel()
+
+    # -- modules
+
+    def module(self, name: str) -> Module | None:
+        return self.modules.get(name)
+
+    def api(self, name: str, cls: type[T]) -> T:
+        module = self.modules.get(name)
+        if module is None:
+            raise LookupError(f"module {name} is not loaded")
+        offered = module.api()
+        if not isinstance(offered, cls):
+            raise LookupError(f"module {name} does not offer {cls.__name__}")
+        return offered
+
+    def database(self, url: str) -> Database:
+        return self.databases.get(url)
+
+    # -- sending
+
+    def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
+        return self.network.send(data, target.peer, target.socket, on_failure)
+
+    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
+        return self.network.choose_socket(peer, forced)
+
+    def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
+        return self.identity.is_myself(host, port, proto)
+
+    def uri(self, text: str) -> Uri:
+        """A URI parsed, from a small cache; raises sip.ParseError."""
+        found = self._uris.get(text)
+        if found is None:
+            found = sip.parse_uri(text)
+            if len(self._uris) >= MOST_URIS:
+                self._uris.clear()
+            self._uris[text] = found
+        return found
+
+    def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:
+        if isinstance(uri, str):
+            try:
+                uri = self.uri(uri)
+            except sip.ParseError as error:
+                raise LocateError(f"{uri}: {error.reason}") from error
+        if uri.scheme not in ("sip", "sips"):
+            raise LocateError(f"a {uri.scheme}: URI names no host")
+        host = uri.param("maddr") or uri.host
+        return self.locate_host(host, uri.port, proto or uri.proto, uri.scheme == "sips")
+
+    def locate_host(
+        self, host: str, port: int = 0, proto: int = 0, secure: bool = False
+    ) -> list[Target] | Awaitable[list[Target]]:
+        """Targets of a host and port; proto 0 lets DNS or our own protocols decide. Raises LocateError."""
+        if self.resolver is None:
+            raise LocateError("the server does not listen yet")
+        try:
+            found = self.resolver.locate(host, port, proto, secure)
+        except NotFound as error:
+            raise LocateError(str(error)) from error
+        if isinstance(found, list):
+            return self._targets(host, found, bool(proto) or secure)
+        return self._targets_later(host, found, bool(proto) or secure)
+
+    async def _targets_later(self, host: str, found: Awaitable[list[Place]], fixed: bool) -> list[Target]:
+        try:
+            places = await found
+        except NotFound as error:
+            raise LocateError(str(error)) from error
+        return self._targets(host, places, fixed)
+
+    def _targets(self, host: str, places: list[Place], fixed: bool) -> list[Target]:
+        targets = []
+        for place in places:
+            peer = Peer(place.proto, place.address, place.port)
+            socket = self.network.choose_socket(peer)
+            if socket is None and not fixed:
+                # Nobody asked for UDP: without a UDP socket, a protocol that we do have will do.
+                for proto in self.network.protocols():
+                    peer = Peer(proto, place.address, place.port)
+                    socket = self.network.choose_socket(peer)
+                    if socket is not None:
+                        break
+            if socket is not None:
+                targets.append(Target(peer, socket))
+        if not targets:
+            wanted = ", ".join(sorted({sip.proto_name(place.proto) for place in places})) or "it"
+            raise LocateError(f"{host}: no listening socket fits {wanted}")
+        return targets
+
+    # -- routes
+
+    def run_route(self, route: Any, run: Run, done: Callable[[Run, int], None]) -> None:
+        if not route.is_async:
+            try:
+                result = route.fn(run)
+            except Exception as error:  # noqa: BLE001 - our mistake or a module's: the server lives
+                result = self.script_failed(run, error)
+            done(run, result)
+            return
+        try:
+            coroutine = route.fn(run)
+        except Exception as error:  # noqa: BLE001
+            done(run, self.script_failed(run, error))
+            return
+        self.stepper.start(
+            coroutine,
+            lambda result: done(run, result),
+            lambda error: done(run, self.script_failed(run, error)),
+        )
+
+    def script_failed(self, run: Run, error: BaseException) -> int:
+        """Log the failure of a run with its place in the script, and answer a request with 500.
+
+        Returns what stands for the route's result: 0 for a request, whose script has ended; 1 elsewhere, so that the
+        default action of the route kind is taken.
+        """
+        self.counters.script_errors.inc()
+        stack = " < ".join(f"{kinds.kind_keyword(kind)}[{name}]" for kind, name in reversed(run.route_stack))
+        LOG.error(
+            "%s%s, Call-ID %s",
+            describe_failure(error),
+            f" in {stack}" if stack else "",
+            run.msg.call_id,
+            exc_info=error if self.debug else None,
+        )
+        if run.kind != kinds.REQUEST:
+            return 1
+        run.exited = True
+        if not run.handled and run.msg.is_request and run.msg.method_id != sip.M_ACK:
+            self.send_reply(run, 500, "Internal Server Error")
+        return 0
+
+    # -- hooks
+
+    def on_reply(self, handler: Callable[[Run], bool | Awaitable[bool]]) -> None:
+        self.reply_handlers.append(handler)
+
+    def before_script(self, callback: Callable[[Run], bool | None]) -> None:
+        self.before.append(callback)
+
+    def after_script(self, callback: Callable[[Run], None]) -> None:
+        self.after.append(callback)
+
+    # -- replies
+
+    def to_tag(self, msg: sip.Message) -> str:
+        """The To tag of a stateless reply: the same for each copy of one request (RFC 3261 §8.2.7)."""
+        return self.digest(f"{msg.call_id}|{msg.from_tag}|{msg.cseq_number}")
+
+    def digest(self, text: str) -> str:
+        """A token that this server always makes of the same text, and nobody else can."""
+        data = text.encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(data, digest_size=12, key=self._tag_secret).hexdigest()
+
+    def server_header(self) -> str:
+        """The Server header line of replies made here, without its end; "" when `server_signature` is off."""
+        if self.globals is None or not self.globals.server_signature:
+            return ""
+        return str(self.globals.server_header)
+
+    def send_reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
+        if self.request_sender is not None:
+            return self.request_sender(run, code, reason, headers, body)
+        return self.reply_stateless(run, code, reason, headers, body)
+
+    def reply_stateless(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
+        """Answer without a transaction. 1 when the reply left, -1 otherwise; an ACK is never answered (§17.1.1.3)."""
+        msg = run.request
+        if msg is None or msg.method_id == sip.M_ACK:
+            return -1
+        extra = "".join(run.reply_edits) + headers
+        data = sip.build_reply(
+            msg, code, reason, "" if msg.to_tag or code == 100 else self.to_tag(msg), extra, body, server=self.server_header()
+        )
+        sent = self.network.send(data, sip.reply_destination(msg), msg.socket)
+        run.handled = True
+        return 1 if sent else -1

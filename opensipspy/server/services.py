@@ -1,0 +1,240 @@
+"""What the script's own functions and variables ask of the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable
+from typing import Final
+
+from opensipspy import sip
+from opensipspy.events import SubscribeError
+from opensipspy.module import LocateError, Target
+from opensipspy.net import TcpTransport
+from opensipspy.script.run import Run, Value
+from opensipspy.script.services import ScriptServices
+from opensipspy.server.core import ServerCore
+from opensipspy.server.logs import TO_PYTHON, Logs, clamp
+from opensipspy.sip import Peer, Socket
+
+SCRIPT_LOG: Final = logging.getLogger("opensipspy.script")
+SCRIPT_LINE: Final = {"script": True}
+
+# A stateless branch begins like this: the magic cookie, then a mark that no transaction of ours uses.
+BRANCH_PREFIX: Final = "z9hG4bKsl."
+
+
+class Services(ScriptServices):
+    """`ScriptServices` on the running server."""
+
+    def __init__(self, core: ServerCore, logs: Logs, xlog_level: int, arguments: dict[str, str]) -> None:
+        super().__init__()
+        self._core = core
+        self._logs = logs
+        self._xlog_configured = clamp(xlog_level)
+        self._xlog = self._xlog_configured
+        self._arguments = arguments
+        self._process_id = os.getpid()
+
+    # -- the world
+
+    def log(self, level: int, text: str) -> None:
+        level = clamp(level)
+        # xlog() has a level of its own; the server's level then decides as for every line.
+        if level <= self._logs.level:
+            SCRIPT_LOG.log(TO_PYTHON[level], "%s", text, extra=SCRIPT_LINE)
+
+    def now(self) -> float:
+        return self._core.now()
+
+    def time(self) -> float:
+        return self._core.time()
+
+    def log_level(self) -> int:
+        return self._logs.level
+
+    def set_log_level(self, level: int | None) -> None:
+        self._logs.set_level(level)
+
+    def xlog_level(self) -> int:
+        return self._xlog
+
+    def set_xlog_level(self, level: int | None) -> None:
+        self._xlog = self._xlog_configured if level is None else clamp(level)
+
+    def process_id(self) -> int:
+        return self._process_id
+
+    def start_argument(self, name: str) -> Value:
+        return self._arguments.get(name)
+
+    # -- addresses
+
+    def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
+        return self._core.identity.is_myself(host, port, proto)
+
+    def find_socket(self, text: str) -> Socket | None:
+        for socket in self._core.sockets:
+            if text in (socket.text, socket.tag) and text:
+                return socket
+        proto, host, port = split_destination(text)
+        if not host:
+            return None
+        for socket in self._core.sockets:
+            if proto not in (0, socket.proto) or port not in (0, socket.port):
+                continue
+            if host.strip("[]") == socket.address or host == socket.advertised_address:
+                return socket
+        return None
+
+    def resolve(self, name: str, family: int = 0) -> str | None:
+        resolver = self._core.resolver
+        if resolver is None:
+            return None
+        found = resolver.addresses(name, family)
+        if isinstance(found, list):
+            return found[0] if found else None
+        # The answer is not known yet: it will be in the cache when the script asks again.
+        self._core.spawn(_consume(found), f"look-up of {name}")
+        return None
+
+    # -- sending
+
+    def forward(self, run: Run, destination: str) -> int | Awaitable[int]:
+        msg = run.msg
+        if not msg.is_request:
+            return -1
+        try:
+            found = self._locate(run, destination)
+        except LocateError as error:
+            SCRIPT_LOG.error("forward: %s, Call-ID %s", error, msg.call_id)
+            return -1
+        if isinstance(found, list):
+            return self._forward_to(run, found)
+        return self._forward_later(run, found)
+
+    def _locate(self, run: Run, destination: str) -> list[Target] | Awaitable[list[Target]]:
+        if not destination:
+            return self._core.locate(run.dst_uri or run.ruri)
+        proto, host, port = split_destination(destination)
+        if not host:
+            raise LocateError(f"{destination!r} is no destination")
+        return self._core.locate_host(host, port, proto)
+
+    async def _forward_later(self, run: Run, found: Awaitable[list[Target]]) -> int:
+        try:
+            return self._forward_to(run, await found)
+        except LocateError as error:
+            SCRIPT_LOG.error("forward: %s, Call-ID %s", error, run.msg.call_id)
+            return -1
+
+    def _forward_to(self, run: Run, targets: list[Target]) -> int:
+        target = targets[0]
+        socket = self._core.choose_socket(target.peer, run.socket_out or run.msg.socket)
+        if socket is None:
+            return -1
+        via = socket.via_prefix + self._branch(run)
+        data = sip.build_request(run.msg, run.edits, run.ruri, via, socket)
+        run.handled = True
+        if not self._core.network.send(data, target.peer, socket):
+            return -1
+        self._core.counters.fwd_requests.inc()
+        return 1
+
+    def _branch(self, run: Run) -> str:
+        """The same for every copy of a request, so that the next hop sees retransmissions (RFC 3261 §16.11)."""
+        msg = run.msg
+        via = msg.via
+        seen = via.branch if via is not None else ""
+        return BRANCH_PREFIX + self._core.digest(f"{seen}|{msg.call_id}|{msg.from_tag}|{msg.cseq_number}|{run.ruri}")
+
+    def send(self, run: Run, destination: str, headers: str) -> int | Awaitable[int]:
+        proto, host, port = split_destination(destination)
+        if not host:
+            return -1
+        try:
+            found = self._core.locate_host(host, port, proto)
+        except LocateError as error:
+            SCRIPT_LOG.error("send: %s", error)
+            return -1
+        msg = run.msg
+        data = (msg.head + headers + "\r\n").encode("utf-8", "surrogateescape") + msg.body
+        if isinstance(found, list):
+            return self._send_to(data, found)
+
+        async def later() -> int:
+            try:
+                return self._send_to(data, await found)
+            except LocateError as error:
+                SCRIPT_LOG.error("send: %s", error)
+                return -1
+
+        return later()
+
+    def _send_to(self, data: bytes, targets: list[Target]) -> int:
+        return 1 if self._core.send(data, targets[0]) else -1
+
+    # -- connections
+
+    def tcp_alias(self, run: Run, port: int) -> int:
+        transport = self._core.network.transport(run.msg.source.proto)
+        if not isinstance(transport, TcpTransport):
+            return -1
+        return 1 if transport.add_alias(run.msg.source, port) else -1
+
+    def tcp_close(self, address: str) -> int:
+        proto, host, port = split_destination(address)
+        transport = self._core.network.transport(proto or sip.PROTO_TCP)
+        if not isinstance(transport, TcpTransport):
+            return -1
+        return 1 if transport.close_peer(Peer(proto or sip.PROTO_TCP, host.strip("[]"), port)) else -1
+
+    # -- events and status
+
+    def raise_event(self, name: str, params: list[tuple[str, Value]]) -> int:
+        hub = self._core.events
+        if hub.event(name) is None:
+            hub.declare(name)
+        if not hub.wanted(name):
+            return -1
+        hub.raise_event(name, {key or str(index): value for index, (key, value) in enumerate(params)})
+        return 1
+
+    def subscribe_event(self, name: str, socket: str, expire_s: int) -> int:
+        try:
+            self._core.events.subscribe(name, socket, expire_s or None)
+        except SubscribeError as error:
+            SCRIPT_LOG.error("subscribe_event: %s", error)
+            return -1
+        return 1
+
+    def status(self, group: str, identifier: str) -> int:
+        members = self._core.status.group(group)
+        found = members.get(identifier or "main") if members is not None else None
+        return found.status if found is not None else 0
+
+
+async def _consume(found: Awaitable[list[str]]) -> None:
+    await found
+
+
+def split_destination(text: str) -> tuple[int, str, int]:
+    """(protocol, host, port) of "[proto:]host[:port]"; 0 for what is missing, host "" when the text is none."""
+    rest = text.strip()
+    proto = 0
+    head, colon, tail = rest.partition(":")
+    if colon and sip.proto_number(head):
+        proto, rest = sip.proto_number(head), tail
+    if rest.startswith("["):
+        host, bracket, tail = rest.partition("]")
+        if not bracket:
+            return 0, "", 0
+        host, port_text = host[1:], tail.removeprefix(":")
+    elif rest.count(":") > 1:
+        host, port_text = rest, ""
+    else:
+        host, _, port_text = rest.partition(":")
+    if not host or (port_text and not port_text.isdigit()):
+        return 0, "", 0
+    port = int(port_text) if port_text else 0
+    return (proto, host, port) if port <= 65535 else (0, "", 0)
