@@ -15,6 +15,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from opensipspy.cli import db
+
 SUMMARY = "make a database with two demo subscribers and start the server"
 
 DATABASE = "opensipspy.sqlite"
@@ -86,18 +88,21 @@ def advice(users: dict[str, str], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def run(args: argparse.Namespace) -> int:
-    from opensipspy.cli import db  # only this subcommand makes tables before the server starts
-
-    folder = Path(args.directory).resolve()
+def prepare(folder: Path) -> dict[str, str]:
+    """Make the folder, its database and the demo subscribers; returns the passwords by user."""
     folder.mkdir(parents=True, exist_ok=True)
-    script = (
-        Path(args.script).resolve() if args.script else Path(__file__).resolve().parent.parent / "scripts/opensips.cfg"
-    )
     database = folder / DATABASE
     db.create(f"sqlite://{database}", None)
     users = passwords(folder)
     subscribe(database, users)
+    return users
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = Path(args.directory).resolve()
+    shipped = Path(__file__).resolve().parent.parent / "scripts" / "opensips.cfg"
+    script = Path(args.script).resolve() if args.script else shipped
+    users = prepare(folder)
     print(advice(users, folder), flush=True)
     if args.prepare_only:
         return 0
