@@ -24,6 +24,11 @@ INDEX_ALL: Final = "*"
 INDEX_APPEND: Final = "append"
 Index = int | str | None
 
+# `Run.via_flags`: what force_rport(), add_local_rport() and set_via_handling() asked for.
+VIA_FORCE_RPORT: Final = 1  # answer the source port although the Via has no rport (RFC 3581)
+VIA_LOCAL_RPORT: Final = 2  # put rport into our own Via
+VIA_REPLY_TO_VIA: Final = 4  # answer the Via's address, not the packet's
+
 # q in thousandths; the value of a branch that names none.
 Q_UNSPECIFIED: Final = -1
 
@@ -64,10 +69,13 @@ class Run:
     avps: a stack per name, top last, shared with the transaction. vars: `$var`. params: a stack of the parameters of
     the routes being run; an entry is a tuple (`route(name, a, b)`) or a dict by name (event routes). route_stack:
     (kind, name) of the routes being run, innermost last. return_values: of the last `return(a, b, ...)`.
+    via_flags: VIA_* bits. advertised_address ("" none), advertised_port (0 none): what our Via shows for this message.
     reply_edits: header lines, each with CRLF, for replies made here to this request. handled: a reply or a copy left.
     """
 
     __slots__ = (
+        "advertised_address",
+        "advertised_port",
         "avps",
         "branch_flags",
         "branch_index",
@@ -101,6 +109,7 @@ class Run:
         "socket_out",
         "transaction",
         "vars",
+        "via_flags",
     )
 
     def __init__(
@@ -123,6 +132,9 @@ class Run:
         self.socket_out: Socket | None = None
         self.msg_flags: int = 0
         self.branch_flags: int = 0
+        self.via_flags: int = 0
+        self.advertised_address: str = ""
+        self.advertised_port: int = 0
         self.branches: list[Branch] = []
         self.edits: Edits = sip.Edits()
         self.reply_edits: list[str] = []
@@ -155,6 +167,9 @@ class Run:
         view.branch_flags = branch.flags
         view.branch_index = index
         view.msg_flags = self.msg_flags
+        view.via_flags = self.via_flags
+        view.advertised_address = self.advertised_address
+        view.advertised_port = self.advertised_port
         view.edits = self.edits.fork()
         view.reply_edits = self.reply_edits
         view.avps = self.avps

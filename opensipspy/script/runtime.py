@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from opensipspy.script.patterns import Pattern, PatternCache
@@ -82,6 +83,33 @@ def report(run: Run, reason: str, level: int = L_ERR) -> None:
     if run.services is not None:
         where = position()
         run.services.log(level, f"{where}: {reason}" if where else reason)
+
+
+def level_of(word: str) -> int:
+    """The log level that a word names by its third letter, as xlog() has it: "L_ALERT", "L_CRIT", "L_ERR", "L_WARN",
+    "L_NOTICE", "L_INFO", "L_DBG". Raises ValueError."""
+    letters = {"A": L_ALERT, "C": L_CRIT, "E": L_ERR, "W": L_WARN, "N": L_NOTICE, "I": L_INFO, "D": L_DBG}
+    if len(word) < 3 or word[2].upper() not in letters:
+        raise ValueError(f"{word!r} is no log level")
+    return letters[word[2].upper()]
+
+
+def xlog(run: Run, level: int, text: Callable[[Run], str]) -> int:
+    """The statement xlog(): the text is made only when `xlog_level` lets it through. Always 1."""
+    services = run.services
+    if services is not None and level <= services.xlog_level():
+        services.log(level, text(run))
+    return 1
+
+
+def xlog_dynamic(run: Run, level: Value, text: Callable[[Run], str]) -> int:
+    """xlog() whose level is a variable: a number, or a word as above; anything else is L_ERR."""
+    if isinstance(level, int):
+        return xlog(run, level, text)
+    try:
+        return xlog(run, level_of(level or ""), text)
+    except ValueError:
+        return xlog(run, L_ERR, text)
 
 
 # -- comparison ----------------------------------------------------------------------------------------------------

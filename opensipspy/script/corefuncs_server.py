@@ -1,0 +1,305 @@
+"""The core's script functions that act on the rest of the server: stores, blacklists, events, connections, status."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl, Waits
+from opensipspy.script.kinds import ALL
+from opensipspy.script.patterns import Pattern
+from opensipspy.script.run import Run, Value, VarRef
+from opensipspy.script.runtime import report
+from opensipspy.script.services import ScriptServices
+
+# The blacklists chosen for the message by name; the sender asks for them.
+USED_BLACKLISTS = "core.blacklists"
+
+
+def used_blacklists(run: Run) -> frozenset[str]:
+    """The blacklists that use_blacklist() chose for the message."""
+    used = run.ctx.get(USED_BLACKLISTS)
+    return frozenset(used) if isinstance(used, set) else frozenset()
+
+
+class ServerFunctions:
+    """The functions, bound to one server; `register` makes them known."""
+
+    def __init__(self, services: ScriptServices) -> None:
+        self.services: ScriptServices = services
+
+    # -- key-value stores
+
+    def storage(self, name: str) -> str:
+        """Check that a loaded module serves a store; ValueError when none does."""
+        if not self.services.cache_known(name):
+            raise ValueError(f"no loaded module serves the key-value store {name!r}")
+        return name
+
+    async def cache_fetch(self, run: Run, storage_id: str, attribute: str | None, result: VarRef) -> int:
+        """Read a value; -2 when there is none, -1 when the store does not answer."""
+        if not attribute:
+            return -1
+        found = self.services.cache_fetch(storage_id, attribute)
+        value = await found if isinstance(found, Awaitable) else found
+        if value is None:
+            return -2
+        result.set(run, value)
+        return 1
+
+    async def cache_counter_fetch(
+        self, run: Run, storage_id: str, counter_attribute: str | None, result: VarRef
+    ) -> int:
+        """Read a counter; -2 when there is none."""
+        if not counter_attribute:
+            return -1
+        found = self.services.cache_counter(storage_id, counter_attribute)
+        value = await found if isinstance(found, Awaitable) else found
+        if value is None:
+            return -2
+        result.set(run, value)
+        return 1
+
+    async def cache_store(
+        self, run: Run, storage_id: str, attribute: str | None, value: str | None, timeout: int | None = None
+    ) -> int:
+        """Store a value for `timeout` seconds, for ever without."""
+        if not attribute or value is None:
+            return -1
+        stored = self.services.cache_store(storage_id, attribute, value, timeout or 0)
+        return 1 if (await stored if isinstance(stored, Awaitable) else stored) else -1
+
+    async def cache_remove(self, run: Run, storage_id: str, attribute: str | None) -> int:
+        """Remove a value; it is no failure when there is none."""
+        if not attribute:
+            return -1
+        removed = self.services.cache_remove(storage_id, attribute)
+        return 1 if (await removed if isinstance(removed, Awaitable) else removed) else -1
+
+    async def _count(
+        self, run: Run, storage_id: str, attribute: str | None, amount: int, expire: int, new_val: VarRef | None
+    ) -> int:
+        if not attribute:
+            return -1
+        found = self.services.cache_add(storage_id, attribute, amount, expire)
+        value = await found if isinstance(found, Awaitable) else found
+        if value is None:
+            return -1
+        if new_val is not None:
+            new_val.set(run, value)
+        return 1
+
+    async def cache_add(
+        self,
+        run: Run,
+        storage_id: str,
+        attribute: str | None,
+        increment: int,
+        expire: int,
+        new_val: VarRef | None = None,
+    ) -> int:
+        """Add to a counter, in one step; `expire` in seconds, 0 for ever."""
+        return await self._count(run, storage_id, attribute, increment, expire, new_val)
+
+    async def cache_sub(
+        self,
+        run: Run,
+        storage_id: str,
+        attribute: str | None,
+        decrement: int,
+        expire: int,
+        new_val: VarRef | None = None,
+    ) -> int:
+        """Subtract from a counter, in one step; `expire` in seconds, 0 for ever."""
+        return await self._count(run, storage_id, attribute, -decrement, expire, new_val)
+
+    def result_names(self, text: str) -> tuple[str, ...]:
+        """The AVP names in "$avp(a);$avp(b)". Raises ValueError."""
+        names: list[str] = []
+        for word in text.replace(",", ";").split(";"):
+            spelled = word.strip()
+            if not (spelled.startswith("$avp(") and spelled.endswith(")") and len(spelled) > 6):
+                raise ValueError(f"{spelled!r} is not an $avp(name)")
+            names.append(spelled[5:-1])
+        return tuple(names)
+
+    async def cache_raw_query(
+        self, run: Run, storage_id: str, raw_query: str | None, result: tuple[str, ...] | None = None
+    ) -> int:
+        """Run a query in the store's own language; each column of the rows goes to an AVP, the first row on top."""
+        if not raw_query:
+            return -1
+        found = self.services.cache_raw(storage_id, raw_query)
+        rows = await found if isinstance(found, Awaitable) else found
+        if rows is None:
+            return -1
+        for row in reversed(rows):
+            for name, value in zip(result or (), row, strict=False):
+                run.avps.setdefault(name, []).append(value)
+        return 1 if rows or not result else -2
+
+    # -- blacklists
+
+    def blacklist(self, name: str) -> str:
+        if not self.services.blacklist_known(name):
+            raise ValueError(f"there is no blacklist {name!r}")
+        return name
+
+    def use_blacklist(self, run: Run, bl_name: str) -> int:
+        """Keep this message from going where the list says."""
+        used = run.ctx.setdefault(USED_BLACKLISTS, set())
+        if isinstance(used, set):
+            used.add(bl_name)
+        return 1
+
+    def unuse_blacklist(self, run: Run, bl_name: str) -> int:
+        """Take use_blacklist() back."""
+        used = run.ctx.get(USED_BLACKLISTS)
+        if isinstance(used, set):
+            used.discard(bl_name)
+        return 1
+
+    def add_blacklist_rule(
+        self,
+        run: Run,
+        bl_name: str,
+        ip: str | None,
+        port: int | None = None,
+        proto: str | None = None,
+        pattern: str | None = None,
+        expire: int | None = None,
+    ) -> int:
+        """Add "[!]address[/prefix]" to a list, for `expire` seconds or for ever."""
+        if not ip or not self._pattern_is_good(run, pattern):
+            return -1
+        return self.services.blacklist_add(bl_name, ip, port or 0, proto or "", pattern or "", expire or 0)
+
+    def del_blacklist_rule(
+        self,
+        run: Run,
+        bl_name: str,
+        ip: str | None,
+        port: int | None = None,
+        proto: str | None = None,
+        pattern: str | None = None,
+    ) -> int:
+        """Take a rule off a list."""
+        return self.services.blacklist_delete(bl_name, ip, port or 0, proto or "", pattern or "") if ip else -1
+
+    def check_blacklist_rule(
+        self,
+        run: Run,
+        bl_name: str,
+        ip: str | None,
+        port: int | None = None,
+        proto: str | None = None,
+        pattern: str | None = None,
+    ) -> int:
+        """True when the list bars the destination."""
+        return self.services.blacklist_check(bl_name, ip, port or 0, proto or "", pattern or "") if ip else -1
+
+    def _pattern_is_good(self, run: Run, pattern: str | None) -> bool:
+        if pattern:
+            try:
+                Pattern(pattern)
+            except ValueError as error:
+                report(run, f"bad regular expression: {error}")
+                return False
+        return True
+
+    # -- events and status
+
+    def raise_event(self, run: Run, event: str | None, attrs: VarRef | None = None, vals: VarRef | None = None) -> int:
+        """Raise an event. With one AVP its values are the parameters; with two the first holds their names."""
+        if not event:
+            return -1
+        names = self._stack(run, attrs) if vals is not None else []
+        values = self._stack(run, vals if vals is not None else attrs)
+        if names and len(names) != len(values):
+            report(run, f"event {event}: {len(names)} names for {len(values)} values")
+            return -1
+        words = [str(name) for name in names] if names else [""] * len(values)
+        for ref in (attrs, vals):
+            if ref is not None:
+                run.avps.pop(ref.name, None)
+        return self.services.raise_event(event, list(zip(words, values, strict=True)))
+
+    def _stack(self, run: Run, ref: VarRef | None) -> list[Value]:
+        """The values of an AVP in the order they were added."""
+        return list(run.avps.get(ref.name, ())) if ref is not None else []
+
+    def subscribe_event(self, run: Run, event: str | None, socket: str | None, expire: int | None = None) -> int:
+        """Subscribe a socket "udp:host:port", "unix:path" ... to an event for `expire` seconds, or for ever."""
+        return self.services.subscribe_event(event, socket, expire or 0) if event and socket else -1
+
+    def sr_check_status(self, run: Run, group: str | None, identifier: str | None = None) -> int:
+        """The value of a status/report identifier: positive is good, negative is not."""
+        return (self.services.status(group, identifier or "") or -1) if group else -1
+
+    def tcp_close_conn(self, run: Run, ipport: str | None) -> int:
+        """Close the connection to "[proto:]ip:port"."""
+        return self.services.tcp_close(ipport) if ipport else -1
+
+    # -- the table
+
+    def register(self, catalogue: Catalogue) -> None:
+        def add(
+            name: str,
+            call: Callable[..., int | Awaitable[int]],
+            params: tuple[ParamDecl, ...],
+            waits: Waits = "no",
+        ) -> None:
+            catalogue.add_function(
+                FunctionDecl(name, "core", params, ALL, call, waits, doc=(call.__doc__ or "").strip())
+            )
+
+        store = ParamDecl("storage_id", fixup=self.storage)
+        key = ParamDecl("attribute")
+        result = ParamDecl("result", "var", must_be="writable variable")
+        new_value = ParamDecl("new_val", "var", optional=True, must_be="writable variable")
+        expire = ParamDecl("expire", "int")
+        add("cache_fetch", self.cache_fetch, (store, key, result), "always")
+        add("cache_counter_fetch", self.cache_counter_fetch, (store, ParamDecl("counter_attribute"), result), "always")
+        add(
+            "cache_store",
+            self.cache_store,
+            (store, key, ParamDecl("value"), ParamDecl("timeout", "int", optional=True)),
+            "always",
+        )
+        add("cache_remove", self.cache_remove, (store, key), "always")
+        add("cache_add", self.cache_add, (store, key, ParamDecl("increment", "int"), expire, new_value), "always")
+        add("cache_sub", self.cache_sub, (store, key, ParamDecl("decrement", "int"), expire, new_value), "always")
+        add(
+            "cache_raw_query",
+            self.cache_raw_query,
+            (
+                store,
+                ParamDecl("raw_query"),
+                ParamDecl("result", optional=True, no_expand=True, fixup=self.result_names),
+            ),
+            "always",
+        )
+        blacklist = ParamDecl("bl_name", fixup=self.blacklist)
+        rule = (
+            blacklist,
+            ParamDecl("ip"),
+            ParamDecl("port", "int", optional=True),
+            ParamDecl("proto", optional=True),
+            ParamDecl("pattern", optional=True),
+        )
+        add("use_blacklist", self.use_blacklist, (blacklist,))
+        add("unuse_blacklist", self.unuse_blacklist, (blacklist,))
+        add("add_blacklist_rule", self.add_blacklist_rule, (*rule, ParamDecl("expire", "int", optional=True)))
+        add("del_blacklist_rule", self.del_blacklist_rule, rule)
+        add("check_blacklist_rule", self.check_blacklist_rule, rule)
+        avps = (
+            ParamDecl("attrs", "var", optional=True, must_be="avp"),
+            ParamDecl("vals", "var", optional=True, must_be="avp"),
+        )
+        add("raise_event", self.raise_event, (ParamDecl("event"), *avps))
+        add(
+            "subscribe_event",
+            self.subscribe_event,
+            (ParamDecl("event"), ParamDecl("socket"), ParamDecl("expire", "int", optional=True)),
+        )
+        add("sr_check_status", self.sr_check_status, (ParamDecl("group"), ParamDecl("identifier", optional=True)))
+        add("tcp_close_conn", self.tcp_close_conn, (ParamDecl("ipport"),))
