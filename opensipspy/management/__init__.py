@@ -1,5 +1,15 @@
 """Management commands and statistics: one registry, JSON-RPC 2.0 for every door that carries them."""
 
+from .control import CacheControl, LogConsumer, ProcessInfo, ServerControl, TcpControl
+from .core_commands import (
+    CacheCommands,
+    CoreCommands,
+    EventCommands,
+    LogConsumerCommands,
+    StatisticsCommands,
+    StatusCommands,
+    TcpCommands,
+)
 from .registry import (
     AMBIGUOUS_METHOD,
     INTERNAL_ERROR,
@@ -13,6 +23,7 @@ from .registry import (
     Registry,
 )
 from .statistics import Computed, Counter, Statistics, UnknownStatistic
+from .status import StatusReports
 
 __all__ = [
     "AMBIGUOUS_METHOD",
@@ -21,12 +32,25 @@ __all__ = [
     "INVALID_REQUEST",
     "METHOD_NOT_FOUND",
     "PARSE_ERROR",
+    "CacheCommands",
+    "CacheControl",
     "CommandDecl",
     "Computed",
+    "CoreCommands",
     "Counter",
+    "EventCommands",
     "Json",
+    "LogConsumer",
+    "LogConsumerCommands",
     "MiError",
+    "ProcessInfo",
     "Registry",
+    "ServerControl",
     "Statistics",
+    "StatisticsCommands",
+    "StatusCommands",
+    "StatusReports",
+    "TcpCommands",
+    "TcpControl",
     "UnknownStatistic",
 ]
