@@ -110,6 +110,7 @@ class VariableDecl:
     name_arg: whether `(inner)` must, may or must not follow the name. fixed_names: the only inner names there are,
     empty when any goes. inline: a Python expression over `run` (and `{name!r}`) that reads it without a call when there
     is no index; inline_store: a Python target that writes it. Both are hints: `get` and `set` mean the same.
+    index_words: what may stand in the brackets beside a number, a variable and `*`.
     """
 
     name: str
@@ -125,21 +126,24 @@ class VariableDecl:
     inline: str = ""
     inline_store: str = ""
     doc: str = ""
+    index_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TransformationDecl:
     """One transformation `{cls.name,params...}`; `name` is without the class.
 
-    params: "string", "number" or "char" for each parameter, with a trailing "?" when it is optional.
+    params: "string", "number" or "char" for each parameter, with a trailing "?" when it is optional. with_run: `apply`
+    takes the run before the value.
     """
 
     cls: str
     name: str
     params: tuple[str, ...]
-    apply: TransformationApply
+    apply: Callable[..., Value]
     takes_null: bool = False
     doc: str = ""
+    with_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """POSIX extended regular expressions, as scripts write them, on the `regex` package with a limit on matching time.
 
 What differs from Python's dialect is rewritten: bracket expressions (`[[:alpha:]]`, `[]a]`, a backslash that is plain),
-`{` where no repetition can be meant, and the meaning of `^` and `$` (the ends of the text only, unless REG_NEWLINE).
+`{` where no repetition can be meant, and the meaning of `^` and `$`. With `lines` (REG_NEWLINE) those match at the ends
+of lines too, and neither `.` nor `[^...]` matches a line feed; without, the text is one piece.
 GNU's `\\w \\W \\s \\S \\b \\B \\< \\> \\' \\`` keep their meaning there.
 """
 
@@ -31,13 +32,14 @@ _CLASSES: Final = {
 }
 
 
-def _bracket(text: str, start: int) -> tuple[str, int]:
+def _bracket(text: str, start: int, lines: bool) -> tuple[str, int]:
     """Translate the bracket expression that opens at `start`; returns it and the offset after it."""
     out = ["["]
     at = start + 1
     if text.startswith("^", at):
-        out.append("^")
+        out.append("^\\n" if lines else "^")
         at += 1
+    opening = len(out)
     first = True
     while at < len(text):
         char = text[at]
@@ -62,7 +64,7 @@ def _bracket(text: str, start: int) -> tuple[str, int]:
             at = end + 2
         elif char == "-":
             # At either end a hyphen is itself; between two characters it makes a range.
-            between = len(out) > 1 and out[-1] != "^" and not text.startswith("]", at + 1)
+            between = len(out) > opening and not text.startswith("]", at + 1)
             out.append("-" if between else r"\-")
             at += 1
         else:
@@ -71,7 +73,7 @@ def _bracket(text: str, start: int) -> tuple[str, int]:
     raise ValueError("unfinished bracket expression")
 
 
-def translate(text: str) -> str:
+def translate(text: str, lines: bool = False) -> str:
     """A POSIX extended expression in the dialect of the `regex` package. Raises ValueError when it is malformed."""
     out: list[str] = []
     at = 0
@@ -99,14 +101,14 @@ def translate(text: str) -> str:
                 out.append(regex.escape(char))
             atom = True
         elif char == "[":
-            part, at = _bracket(text, at - 1)
+            part, at = _bracket(text, at - 1, lines)
             out.append(part)
             atom = True
         elif char == "$":
-            out.append(r"\Z")
+            out.append("(?m:$)" if lines else r"\Z")
             atom = False
         elif char == "^":
-            out.append(r"\A")
+            out.append("(?m:^)" if lines else r"\A")
             atom = False
         elif char == "(":
             out.append("(")
@@ -146,7 +148,10 @@ def translate(text: str) -> str:
                     at += 1
                 out.append(char)
         else:
-            out.append(regex.escape(char, special_only=True) if char != "." else "(?s:.)")
+            if char == ".":
+                out.append("[^\\n]" if lines else "(?s:.)")
+            else:
+                out.append(regex.escape(char, special_only=True))
             atom = True
     if depth:
         raise ValueError("missing )")
@@ -158,7 +163,7 @@ class Pattern:
 
     __slots__ = ("_compiled", "_search", "text")
 
-    def __init__(self, text: str, ignore_case: bool = True) -> None:
+    def __init__(self, text: str, ignore_case: bool = True, lines: bool = False) -> None:
         if len(text) > MAX_PATTERN:
             raise ValueError(f"a pattern may have {MAX_PATTERN} characters")
         self.text: str = text
@@ -190,14 +195,14 @@ class PatternCache:
 
     def __init__(self, size: int = 256) -> None:
         self._size: int = size
-        self._kept: dict[tuple[str, bool], Pattern] = {}
+        self._kept: dict[tuple[str, bool, bool], Pattern] = {}
 
-    def get(self, text: str, ignore_case: bool = True) -> Pattern:
+    def get(self, text: str, ignore_case: bool = True, lines: bool = False) -> Pattern:
         """Raises ValueError when the expression is malformed."""
-        key = (text, ignore_case)
+        key = (text, ignore_case, lines)
         pattern = self._kept.get(key)
         if pattern is None:
-            pattern = Pattern(text, ignore_case)
+            pattern = Pattern(text, ignore_case, lines)
             if len(self._kept) >= self._size:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = pattern

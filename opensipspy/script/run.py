@@ -68,8 +68,10 @@ class Run:
     branch; dst_uri and path are "" when unset, q is in thousandths and -1 when unset. branches: further ones.
     avps: a stack per name, top last, shared with the transaction. vars: `$var`. params: a stack of the parameters of
     the routes being run; an entry is a tuple (`route(name, a, b)`) or a dict by name (event routes). route_stack:
-    (kind, name) of the routes being run, innermost last. return_values: of the last `return(a, b, ...)`.
+    (kind, name) of the routes being run, innermost last. return_values: what followed the code in the last
+    `return(code, a, b, ...)`.
     via_flags: VIA_* bits. advertised_address ("" none), advertised_port (0 none): what our Via shows for this message.
+    new_body: the body that leaves instead of the received one, None when it is unchanged (bodies.set_body sets it).
     reply_edits: header lines, each with CRLF, for replies made here to this request. handled: a reply or a copy left.
     """
 
@@ -94,6 +96,7 @@ class Run:
         "kind",
         "msg",
         "msg_flags",
+        "new_body",
         "params",
         "path",
         "program",
@@ -137,6 +140,7 @@ class Run:
         self.advertised_port: int = 0
         self.branches: list[Branch] = []
         self.edits: Edits = sip.Edits()
+        self.new_body: bytes | None = None
         self.reply_edits: list[str] = []
         self.avps: dict[str, list[Value]] = {}
         self.vars: dict[str, Value] = {}
@@ -171,6 +175,7 @@ class Run:
         view.advertised_address = self.advertised_address
         view.advertised_port = self.advertised_port
         view.edits = self.edits.fork()
+        view.new_body = self.new_body
         view.reply_edits = self.reply_edits
         view.avps = self.avps
         view.vars = self.vars

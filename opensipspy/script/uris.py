@@ -68,7 +68,10 @@ def rewritten(
     host: str | None = None,
     port: str | None = None,
 ) -> str:
-    """A SIP URI with parts replaced; None keeps a part, "" removes it. A new host drops the maddr parameter. Raises ValueError when there is nothing that can be changed or the result is no URI."""
+    """A SIP URI with parts replaced; None keeps a part, "" removes it. A new host drops the maddr parameter.
+
+    Raises ValueError when there is nothing that can be changed, or when the result is no URI.
+    """
     uri = parse(text)
     if uri is None or uri.opaque:
         raise ValueError(f"{text!r} is not a SIP URI")
@@ -109,7 +112,7 @@ def q_text(q: int) -> str:
 
 def parse_q(text: str) -> int:
     """The thousandths of a q "0", "0.5", "1.000" (RFC 3261 §20.10). Raises ValueError."""
-    whole, dot, part = text.strip().partition(".")
+    whole, _, part = text.strip().partition(".")
     if whole not in ("", "0", "1") or len(part) > 3 or (part and not (part.isascii() and part.isdigit())):
         raise ValueError(f"{text!r} is not a q value")
     if not whole and not part:

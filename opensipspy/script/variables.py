@@ -26,7 +26,7 @@ CONTACT_FIELDS: Final = ("name", "uri", "q", "expires", "methods", "received", "
 PROXY_FIELDS: Final = ("src_ip", "src_port", "dst_ip", "dst_port", "af")
 
 # `$C(xy)`: foreground and background of a terminal (ECMA-48 SGR).
-_COLOURS: Final = {"r": 1, "g": 2, "y": 3, "b": 4, "p": 5, "c": 6, "w": 7}
+_COLOURS: Final = {"s": 0, "r": 1, "g": 2, "y": 3, "b": 4, "p": 5, "c": 6, "w": 7}
 
 
 def pick(values: list[str], index: Index) -> Value:
@@ -63,9 +63,7 @@ def colour(name: str) -> str:
         raise ValueError("two letters are needed, for foreground and background")
     foreground, background = name
     codes: list[str] = []
-    if foreground == "s":
-        codes.append("1")
-    elif foreground == "x":
+    if foreground == "x":
         codes.append("39")
     elif foreground.lower() in _COLOURS:
         codes.append(f"{'1' if foreground.isupper() else '0'};{30 + _COLOURS[foreground.lower()]}")
@@ -73,8 +71,6 @@ def colour(name: str) -> str:
         raise ValueError(f"unknown foreground {foreground!r}")
     if background == "x":
         codes.append("49")
-    elif background == "s":
-        codes.append("7")
     elif background.lower() in _COLOURS:
         codes.append(str(40 + _COLOURS[background.lower()]))
     else:
@@ -513,8 +509,8 @@ class CoreVariables:
         return run.retcode
 
     def get_return(self, run: Run, name: Any, index: Index) -> Value:
-        """`$return(i)`: the values after the first of `return`, counted from 1."""
-        return run.return_values[name - 1] if 0 < name <= len(run.return_values) else None
+        """`$return(i)`: the values after the code of `return(code, ...)`, counted from 0."""
+        return run.return_values[name] if 0 <= name < len(run.return_values) else None
 
     def param_name(self, name: str) -> object:
         return int(name) if name.isascii() and name.isdigit() else name
@@ -676,7 +672,7 @@ class CoreVariables:
                     parse_name,
                     None,
                     inline,
-                )  # fmt: skip
+                )
             )
 
     def _writable(
@@ -708,7 +704,7 @@ class CoreVariables:
                     replace,
                     inline,
                     inline_store,
-                )  # fmt: skip
+                )
             )
 
 

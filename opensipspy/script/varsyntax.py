@@ -47,13 +47,21 @@ class TransformationCall:
 
     def stage(self) -> Callable[[Run, Value], Value]:
         """The call as a function of the run and the value that comes in."""
-        apply, takes_null = self.decl.apply, self.decl.takes_null
+        takes_null = self.decl.takes_null
+        apply: Callable[[Run, Value, list[Value]], Value] = self.decl.apply
+        if not self.decl.with_run:
+            plain_apply = self.decl.apply
+            apply = lambda run, value, args: plain_apply(value, args)  # noqa: E731
         readers = tuple(arg.reader() if isinstance(arg, VarSpec) else None for arg in self.args)
         if not any(readers):
             constants: list[Value] = [arg for arg in self.args if not isinstance(arg, VarSpec)]
 
+            if not self.decl.with_run:
+                direct = self.decl.apply
+                return lambda run, value: direct(value, constants) if value is not None or takes_null else None
+
             def constant(run: Run, value: Value) -> Value:
-                return apply(value, constants) if value is not None or takes_null else None
+                return apply(run, value, constants) if value is not None or takes_null else None
 
             return constant
         numeric = tuple(kind.startswith("number") for kind in self.decl.params)
@@ -75,7 +83,7 @@ class TransformationCall:
                 elif not number and isinstance(got, int):
                     got = str(got)
                 args.append(got)
-            return apply(value, args)
+            return apply(run, value, args)
 
         return variable
 
@@ -544,6 +552,9 @@ class _Parser:
             begin = at + 1 + len(inside) - len(inside.lstrip())
             spec.index = self._nested(begin, close)
             return close + 1
+        if inside.strip() in spec.decl.index_words:
+            spec.index = inside.strip()
+            return close + 1
         try:
             spec.index = _parse_index(inside)
         except ValueError:
@@ -663,6 +674,8 @@ class _Parser:
         word = text[begin:stop]
         if kind.startswith("number"):
             return self._number(word, begin, stop), stop
+        # White space after a comma is layout: {s.fill.left, 0, 6}.
+        word = word.lstrip() or word
         if not word and not kind.endswith("?"):
             raise VariableError(f"{{{name}}}: an argument is empty", begin - 1, stop, "transformation-argument")
         return word, stop
