@@ -363,8 +363,13 @@ class ServerCore(Core):
         if msg is None or msg.method_id == sip.M_ACK:
             return -1
         extra = "".join(run.reply_edits) + headers
+        content_type = ""
+        if not body:
+            # What append_body_to_reply() left; its headers say what it is.
+            kept = run.ctx.get("reply_body")
+            body = kept if isinstance(kept, bytes) else b""
         data = sip.build_reply(
-            msg, code, reason, "" if msg.to_tag or code == 100 else self.to_tag(msg), extra, body, server=self.server_header()
+            msg, code, reason, "" if msg.to_tag or code == 100 else self.to_tag(msg), extra, body, content_type, server=self.server_header()
         )
         sent = self.network.send(data, sip.reply_destination(msg), msg.socket)
         run.handled = True

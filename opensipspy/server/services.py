@@ -27,14 +27,20 @@ BRANCH_PREFIX: Final = "z9hG4bKsl."
 class Services(ScriptServices):
     """`ScriptServices` on the running server."""
 
-    def __init__(self, core: ServerCore, logs: Logs, xlog_level: int, arguments: dict[str, str]) -> None:
+    _core: ServerCore
+    _logs: Logs
+
+    def __init__(self, xlog_level: int, arguments: dict[str, str]) -> None:
         super().__init__()
-        self._core = core
-        self._logs = logs
         self._xlog_configured = clamp(xlog_level)
         self._xlog = self._xlog_configured
         self._arguments = arguments
         self._process_id = os.getpid()
+
+    def attach(self, core: ServerCore, logs: Logs) -> None:
+        """Become part of a server: nothing but the start arguments can be asked for before."""
+        self._core = core
+        self._logs = logs
 
     # -- the world
 

@@ -52,6 +52,8 @@ class Steps:
         self.check_via = False
         self.limits: sip.Limits = sip.Limits()
         self.slow_after_s = 0.0
+        # While the server stops: what would begin something new is left to whoever takes over.
+        self.draining = False
 
     @property
     def gates(self) -> int:
@@ -116,6 +118,10 @@ class Steps:
         """Step 2: checks that every request has to pass."""
         self._core.counters.rcv_requests.inc()
         if self._gates and self._gated(msg):
+            return
+        if self.draining and not msg.to_tag and msg.method_id not in (sip.M_ACK, sip.M_CANCEL):
+            # Not answered: over UDP the sender asks again, and the next server answers (RFC 3261 §17.1).
+            self._core.counters.drop_requests.inc()
             return
         self._begin(msg)
 

@@ -1,0 +1,112 @@
+"""From the command line's wishes to a running server, and to the exit status when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import traceback
+from typing import Final
+
+from opensipspy.server.load import Loaded, LoadError, load
+from opensipspy.server.logs import (
+    L_DBG,
+    L_NOTICE,
+    Logs,
+    Sink,
+    SyslogSink,
+    clamp,
+    standard_error_sink,
+)
+from opensipspy.server.options import Options
+from opensipspy.server.process import detach, release_terminal, report_started
+from opensipspy.server.server import Server, new_event_loop
+
+OK: Final = 0
+FAILED: Final = 1
+
+LOG: Final = logging.getLogger("opensipspy.core")
+
+
+def launch(options: Options) -> int:
+    """Check the script and end (`-c`), or run the server until it is stopped. Returns the exit status."""
+    early = Logs(logging.getLogger("opensipspy"), [standard_error_sink()], L_NOTICE + options.verbosity)
+    try:
+        loaded = load(options)
+    except LoadError as error:
+        print(error.text, file=sys.stderr)
+        return FAILED
+    for warning in loaded.warnings:
+        print(warning, file=sys.stderr)
+    if options.check_only:
+        print(f"{options.script}: the script is valid", file=sys.stderr)
+        return OK
+    settings = loaded.globals
+    foreground = options.foreground or options.debug_mode or bool(settings.debug_mode)
+    if not foreground:
+        options.status_fd = detach()
+    early.close()
+    logs = open_logs(options, loaded)
+    for note in options.notes:
+        LOG.info("%s", note)
+    try:
+        return run(options, loaded, logs)
+    finally:
+        logs.close()
+
+
+def run(options: Options, loaded: Loaded, logs: Logs) -> int:
+    """The server's life in this process."""
+
+    def ready() -> None:
+        if options.status_fd >= 0:
+            report_started(options.status_fd)
+            release_terminal(keep_stderr=bool(loaded.globals.stderror_enabled))
+
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.set_exception_handler(loop_trouble)
+    try:
+        server = Server(options, loaded, logs, loop)
+        return loop.run_until_complete(server.main(ready))
+    except Exception as error:  # noqa: BLE001 - the last resort of the process: one line, and the status
+        LOG.critical("the server has failed: %s: %s", type(error).__name__, error)
+        if logs.level >= L_DBG:
+            traceback.print_exc()
+        return FAILED
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """What the event loop could not give to anybody becomes one line of the log."""
+    error = context.get("exception")
+    LOG.error("%s%s", context.get("message", "event loop"), f": {type(error).__name__}: {error}" if error else "")
+
+
+def open_logs(options: Options, loaded: Loaded) -> Logs:
+    """The sinks that script and command line ask for; with none of them, standard error."""
+    settings = loaded.globals
+    debug = options.debug_mode or bool(settings.debug_mode)
+    level = L_DBG if debug else clamp(int(settings.log_level) + options.verbosity)
+    sinks: list[Sink] = []
+    if settings.stderror_enabled or options.log_stderr or debug:
+        wanted = int(settings.stderror_level_filter)
+        sinks.append(
+            standard_error_sink(
+                wanted if wanted else L_DBG, str(settings.stderror_log_format), stdout=bool(settings.log_stdout)
+            )
+        )
+    if settings.syslog_enabled and not (options.log_stderr or debug):
+        wanted = int(settings.syslog_level_filter)
+        sinks.append(
+            SyslogSink(
+                str(settings.syslog_name or "opensipspy"),
+                str(settings.syslog_facility),
+                wanted if wanted else L_DBG,
+                str(settings.syslog_log_format),
+            )
+        )
+    return Logs(logging.getLogger("opensipspy"), sinks, level, str(settings.log_prefix or ""))

@@ -1,0 +1,572 @@
+"""One running server: puts the parts together, starts them in order, and takes them down again.
+
+Start: logs, sockets (so that what arrives waits in the kernel), modules, startup_route, then packets are taken.
+Stop: new work is refused, what is running gets a moment to end, modules write what they hold, everything is closed.
+Each phase of the stop has its share of `STOP_LIMIT_S`, so that the whole ends in time however a back-end behaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import resource
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from opensipspy import __version__, sip
+from opensipspy.management import (
+    CoreCommands,
+    EventCommands,
+    MiError,
+    ProcessInfo,
+    ServerControl,
+    StatisticsCommands,
+    StatusCommands,
+    TcpCommands,
+    TcpControl,
+)
+from opensipspy.module import Module
+from opensipspy.net import (
+    DnsClient,
+    Network,
+    Record,
+    Resolver,
+    ResolverSettings,
+    TcpSettings,
+    TcpTransport,
+    UdpSettings,
+    UdpTransport,
+    parse_hosts,
+)
+from opensipspy.script import kinds
+from opensipspy.script.run import Run
+from opensipspy.server.core import ServerCore
+from opensipspy.server.listening import ListenError, Planned, plan, reverse_names
+from opensipspy.server.load import Loaded, LoadError
+from opensipspy.server.logs import Logs
+from opensipspy.server.options import Options
+from opensipspy.server.process import PidFile, ProcessError, Readiness, become, enter, find_ids
+from opensipspy.server.services import Services
+from opensipspy.server.steps import Steps
+from opensipspy.server.trouble import describe_failure
+from opensipspy.sip import Peer
+
+LOG: Final = logging.getLogger("opensipspy.core")
+
+# The parts of a stop, in seconds; together below the 5 s that an operator is promised.
+DRAIN_S: Final = 1.5
+MODULES_S: Final = 1.5
+DATABASES_S: Final = 1.0
+CLOSE_S: Final = 0.5
+LOAD_SAMPLE_S: Final = 1.0
+HOSTS_FILE: Final = "/etc/hosts"
+STATUS_GROUP: Final = "core"
+
+
+class StartError(Exception):
+    """The server cannot start; the text is for the operator."""
+
+
+class LazyDns(DnsClient):
+    """Imports the resolver's library when the first name has to be asked for: most servers start without."""
+
+    def __init__(self, tries: int, timeout_s: float) -> None:
+        self._tries = tries
+        self._timeout_s = timeout_s
+        self._client: DnsClient | None = None
+
+    async def query(self, name: str, kind: str) -> list[Record]:
+        if self._client is None:
+            from opensipspy.net.cares import CaresClient
+
+            self._client = CaresClient(None, self._tries, self._timeout_s)
+        return await self._client.query(name, kind)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+class Control(ServerControl):
+    """The server as the core's management commands see it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.argv = server.options.argv
+        self.started_at = time.time()
+        self.version = f"opensipspy ({__version__} ({platform.machine()}/{platform.system().lower()}))"
+
+    def time(self) -> float:
+        return time.time()
+
+    def processes(self) -> list[ProcessInfo]:
+        sockets = ", ".join(socket.text for socket in self._server.core.sockets)
+        return [ProcessInfo(0, os.getpid(), f"SIP receiver {sockets}")]
+
+    def _own(self, pid: int | None) -> None:
+        if pid not in (None, os.getpid()):
+            raise MiError(404, "Bad PID")
+
+    def log_level(self, pid: int) -> int:
+        self._own(pid)
+        return self._server.logs.level
+
+    def set_log_level(self, level: int, pid: int | None = None) -> None:
+        self._own(pid)
+        self._server.logs.set_level(level)
+
+    def xlog_level(self) -> int:
+        return self._server.services.xlog_level()
+
+    def set_xlog_level(self, level: int) -> None:
+        self._server.services.set_xlog_level(level)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    async def reload_routes(self) -> None:
+        try:
+            self._server.reload_routes()
+        except LoadError as error:
+            raise MiError(500, "the script is not valid", error.text) from error
+
+
+class Connections(TcpControl):
+    """The open TCP connections."""
+
+    def __init__(self, network: Network, now: Callable[[], float]) -> None:
+        self._network = network
+        self._now = now
+
+    def _transports(self, proto: str | None) -> list[TcpTransport]:
+        found = [self._network.transport(number) for number in range(1, sip.PROTO_WSS + 1)]
+        wanted = sip.proto_number(proto) if proto else 0
+        return [t for t in found if isinstance(t, TcpTransport) and wanted in (0, t.proto)]
+
+    def connections(self, proto: str | None) -> list[dict[str, Any]]:
+        return [
+            {
+                "ID": connection.number,
+                "Type": sip.proto_name(connection.peer.proto),
+                "State": "CONN_OK" if connection.transport is not None else "CONN_CONNECTING",
+                "Remote": connection.peer.text.partition(":")[2],
+                "Local": connection.socket.text.partition(":")[2],
+                "Lifetime": int(connection.last_active + transport.settings.lifetime_s - transport.now()),
+            }
+            for transport in self._transports(proto)
+            for connection in transport.connections()
+        ]
+
+    def close(self, address: str, port: int) -> int:
+        closed = 0
+        for transport in self._transports(None):
+            while transport.close_peer(Peer(transport.proto, address, port)):
+                closed += 1
+        return closed
+
+
+class Server:
+    """A server with a loaded script, from start to end. `run` returns the exit status."""
+
+    def __init__(self, options: Options, loaded: Loaded, logs: Logs, loop: asyncio.AbstractEventLoop) -> None:
+        self.options = options
+        self.loaded = loaded
+        self.logs = logs
+        self.network = Network(mhomed=bool(loaded.globals.mhomed))
+        self.core = ServerCore(loop, self.network, loaded.catalogue)
+        self.services: Services = loaded.services
+        self.steps = Steps(self.core)
+        self.control = Control(self)
+        self.readiness = Readiness(os.environ.get("NOTIFY_SOCKET", ""))
+        self.started: list[Module] = []
+        self.exit_status = 0
+        self._stopping = asyncio.Event()
+        self._pid_files: list[PidFile] = []
+        self._cpu_marks: list[tuple[float, float]] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        core = self.core
+        core.globals = self.loaded.globals
+        core.program = self.loaded.program
+        core.services = self.services
+        core.modules = self.loaded.modules
+        self.services.attach(core, self.logs)
+        settings = self.loaded.globals
+        self.steps.check_via = bool(settings.check_via) or self.options.check_via
+        self.steps.slow_after_s = settings.exec_msg_threshold / 1e6
+
+    # -- start
+
+    async def main(self, ready: Callable[[], None]) -> int:
+        """Start, serve until told to stop, and take everything down. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.logs.reopen)
+        # A peer that closes its end is an error of that write, not the end of the process.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        try:
+            await self.start()
+        except (StartError, ListenError, ProcessError) as error:
+            LOG.critical("%s", error)
+            self.exit_status = 1
+            await self.shut_down()
+            return self.exit_status
+        ready()
+        self.readiness.tell("READY=1")
+        LOG.log(25, "ready: %s", " ".join(socket.text for socket in self.core.sockets) or "no sockets")
+        await self._stopping.wait()
+        self.readiness.tell("STOPPING=1")
+        LOG.log(25, "stopping")
+        await self.drain()
+        await self.shut_down()
+        LOG.log(25, "stopped")
+        return self.exit_status
+
+    async def start(self) -> None:
+        """Open the sockets, start the modules, run startup_route, and begin to take packets."""
+        options = self.options
+        uid, gid = find_ids(options.user, options.group)
+        self._limit_open_files()
+        self._open_sockets()
+        if options.chroot or self.loaded.globals.chroot:
+            enter(options.chroot or self.loaded.globals.chroot, root=True)
+        if options.workdir or self.loaded.globals.wdir:
+            enter(options.workdir or self.loaded.globals.wdir, root=False)
+        self._write_pid_files()
+        become(uid, gid, options.user)
+        self._start_resolver()
+        self._declare_statistics()
+        self._register_commands()
+        await self._start_modules()
+        self._start_routes()
+        self.network.serve()
+        self.core.every(LOAD_SAMPLE_S, self._every_second)
+        self._every_second()
+
+    def _limit_open_files(self) -> None:
+        wanted = int(self.loaded.globals.open_files_limit)
+        if wanted <= 0:
+            return
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft >= wanted:
+            return
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (OSError, ValueError) as error:
+            LOG.warning("open_files_limit=%d is not possible: %s", wanted, error)
+
+    def _write_pid_files(self) -> None:
+        for path, number in ((self.options.pid_file, os.getpid()), (self.options.pgid_file, os.getpgrp())):
+            if path:
+                file = PidFile(path)
+                file.write(number)
+                self._pid_files.append(file)
+
+    def _open_sockets(self) -> None:
+        settings = self.loaded.globals
+        deliver = self.steps.receive
+        tcp = self.loaded.modules.get("proto_tcp")
+        if "proto_udp" in self.loaded.modules:
+            buffer_bytes = self.options.receive_buffer_bytes or int(settings.maxbuffer)
+            udp_settings = UdpSettings(
+                tos=int(settings.tos),
+                receive_buffer_bytes=buffer_bytes,
+                multicast_ttl=int(settings.mcast_ttl),
+                multicast_loopback=bool(settings.mcast_loopback),
+            )
+            self.network.add_transport(sip.PROTO_UDP, UdpTransport(deliver, self.core.loop, udp_settings))
+        if tcp is not None:
+            self.network.add_transport(
+                sip.PROTO_TCP, TcpTransport(deliver, self.core.loop, tcp_settings(settings, tcp, self.steps.limits))
+            )
+        ports = {
+            getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer
+            for module in self.loaded.modules.values()
+            if hasattr(module, "protocol") and hasattr(module, "default_port")
+        }
+        lines = self.loaded.listen(self.options)
+        for planned in plan(
+            lines,
+            ports,
+            advertised_address=self.options.advertised_address or settings.advertised_address or "",
+            advertised_port=int(settings.advertised_port or 0),
+        ):
+            self._open(planned)
+        if not self.core.sockets:
+            raise StartError("there is nothing to listen on: the script has no socket= line that fits a loaded protocol")
+        for proto, host, port in self.loaded.aliases():
+            self.core.identity.add(host, port, proto)
+        if settings.auto_aliases:
+            for socket in self.core.sockets:
+                for name in reverse_names(socket.address):
+                    self.core.identity.add(name, socket.port, socket.proto)
+
+    def _open(self, planned: Planned) -> None:
+        socket = planned.socket
+        try:
+            self.network.bind(socket)
+        except OSError as error:
+            raise StartError(f"cannot listen on {socket.text}: {error.strerror or error}") from error
+        except LookupError as error:
+            raise StartError(f"cannot listen on {socket.text}: no transport for {error}") from error
+        self.core.identity.add_socket(socket, planned.name)
+
+    def _start_resolver(self) -> None:
+        settings = self.loaded.globals
+        try:
+            with open(HOSTS_FILE, encoding="utf-8", errors="replace") as file:
+                hosts = parse_hosts(file.read())
+        except OSError:
+            hosts = {}
+        self.core.resolver = Resolver(
+            LazyDns(max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time))),
+            ResolverSettings(
+                protocols=self.network.protocols(),
+                v4=any(not socket.is_v6 for socket in self.core.sockets),
+                v6=any(socket.is_v6 for socket in self.core.sockets),
+                try_ipv6=bool(settings.dns_try_ipv6),
+                try_naptr=bool(settings.dns_try_naptr),
+            ),
+            self.core.now,
+            self.core.random,
+            hosts,
+        )
+
+    async def _start_modules(self) -> None:
+        for module in self.loaded.in_order():
+            try:
+                module.bind(self.core)
+            except (ValueError, LookupError) as error:
+                raise StartError(f"module {module.name}: {error}") from error
+        for module in self.loaded.in_order():
+            try:
+                await module.launch()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                raise StartError(f"module {module.name} does not start: {describe_failure(error)}") from error
+            self.started.append(module)
+
+    def _start_routes(self) -> None:
+        """startup_route now, timer routes by their interval, event routes when their event is raised."""
+        program = self.core.program
+        startup = program.route(kinds.STARTUP, "")
+        if startup is not None:
+            self.core.run_route(startup, self._made_up_run(kinds.STARTUP), _nothing)
+        for interval_s, route in self.loaded.timer_routes():
+            self.core.every(interval_s, self._timer_route(route))
+        for name, route in self.loaded.event_routes():
+            self.core.events.listen(name, self._event_route(route))
+
+    def _made_up_run(self, kind: int) -> Run:
+        """A run without a message from the network: routes that run for none see this one."""
+        socket = self.core.sockets[0]
+        peer = Peer(socket.proto, socket.address, socket.port)
+        text = (
+            f"OPTIONS sip:{socket.host_text}:{socket.port} SIP/2.0\r\n"
+            f"Via: {socket.via_prefix}z9hG4bKnone\r\n"
+            f"From: <sip:{socket.host_text}>;tag=none\r\nTo: <sip:{socket.host_text}>\r\n"
+            "Call-ID: none\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+        )
+        return Run(sip.parse_message(text.encode(), peer, socket), kind, self.core.program, self.services)
+
+    def _timer_route(self, route: Any) -> Callable[[], None]:
+        running = False
+
+        def ended(run: Run, result: int) -> None:
+            nonlocal running
+            running = False
+
+        def tick() -> None:
+            nonlocal running
+            # A round that waits for something is not doubled.
+            if not running:
+                running = True
+                self.core.run_route(route, self._made_up_run(kinds.TIMER), ended)
+
+        return tick
+
+    def _event_route(self, route: Any) -> Callable[[str, Any], None]:
+        def raised(name: str, params: Any) -> None:
+            run = self._made_up_run(kinds.EVENT)
+            run.params.append(dict(params))
+            self.core.run_route(route, run, _nothing)
+
+        return raised
+
+    # -- management
+
+    def _register_commands(self) -> None:
+        core = self.core
+        CoreCommands(core.mi, self.control).register()
+        StatisticsCommands(core.mi, core.stats).register()
+        EventCommands(core.mi, core.events, core.now).register()
+        StatusCommands(core.mi, core.status).register()
+        TcpCommands(core.mi, Connections(self.network, core.now)).register()
+
+    def _declare_statistics(self) -> None:
+        stats, core = self.core.stats, self.core
+        started = time.time()
+        stats.computed("core", "timestamp", lambda: int(time.time() - started), help="Seconds since the start.")
+        for name in ("udp", "tcp", "tls"):
+            number = sip.proto_number(name)
+            stats.computed("net", f"waiting_{name}", lambda n=number: self.network.waiting(n), help="Bytes waiting.")
+        for name, seconds in (("load", 1), ("load1m", 60), ("load10m", 600)):
+            stats.computed("load", name, lambda s=seconds: self.load(s), help=f"CPU use of the last {seconds} s, percent.")
+            stats.computed("load", f"{name}-all", lambda s=seconds: self.load(s), help="The same for all processes.")
+        stats.computed("load", "processes_number", lambda: 1, help="Processes of the server.")
+        resolver = core.resolver
+        if resolver is not None:
+            stats.computed("dns", "dns_total_queries", lambda: resolver.queries, help="Questions to name servers.")
+            stats.computed("dns", "dns_failed_queries", lambda: resolver.failures, help="Questions without an answer.")
+        stepper = core.stepper
+        gauges: dict[str, Callable[[], int]] = {
+            "suspended_runs": lambda: len(stepper.suspended),
+            "suspended_runs_limit": lambda: stepper.most_suspended,
+            "suspended_runs_refused": lambda: stepper.refused,
+            "suspended_runs_timed_out": lambda: stepper.timed_out,
+            "pending_timers": lambda: core.pending_timers,
+            "log_lines_lost": lambda: self.logs.lost,
+            "memory_kib": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+        udp, tcp = self.network.transport(sip.PROTO_UDP), self.network.transport(sip.PROTO_TCP)
+        if isinstance(udp, UdpTransport):
+            gauges |= {
+                "udp_send_errors": lambda: udp.traffic.send_errors,
+                "udp_dropped_out": lambda: udp.traffic.dropped_out,
+            }
+        if isinstance(tcp, TcpTransport):
+            gauges |= {
+                "tcp_connections": lambda: len(tcp.connections()),
+                "tcp_connections_limit": lambda: tcp.settings.max_connections,
+                "tcp_connections_refused": lambda: tcp.traffic.refused,
+                "tcp_framing_errors": lambda: tcp.framing_errors,
+                "tcp_send_errors": lambda: tcp.traffic.send_errors,
+                "tcp_dropped_out": lambda: tcp.traffic.dropped_out,
+            }
+        for name, function in gauges.items():
+            stats.computed("server", name, function)
+
+    def load(self, seconds: int) -> int:
+        """Processor time of the last seconds in percent of one core."""
+        if len(self._cpu_marks) < 2:
+            return 0
+        last = self._cpu_marks[-1]
+        first = self._cpu_marks[max(0, len(self._cpu_marks) - 1 - seconds)]
+        elapsed = last[0] - first[0]
+        return min(100, int(100 * (last[1] - first[1]) / elapsed)) if elapsed > 0 else 0
+
+    def _every_second(self) -> None:
+        self._cpu_marks.append((time.monotonic(), time.process_time()))
+        if len(self._cpu_marks) > 1200:
+            del self._cpu_marks[:590]
+        self.logs.flush()
+
+    def reload_routes(self) -> None:
+        """Read the script again and use its routes from the next message on. Raises LoadError, and changes nothing."""
+        program = self.loaded.reload(self.options)
+        self.core.program = program
+        LOG.log(25, "the routes were loaded again")
+
+    # -- stop
+
+    def stop(self) -> None:
+        """Begin an orderly end; returns at once."""
+        self._stopping.set()
+
+    async def drain(self) -> None:
+        """Take nothing new, and give what is running a moment to end."""
+        self.steps.draining = True
+        tcp = self.network.transport(sip.PROTO_TCP)
+        if tcp is not None:
+            tcp.pause()
+        end = self.core.now() + DRAIN_S
+        while self.core.now() < end and (self.core.stepper.suspended or self._unfinished()):
+            await asyncio.sleep(0.02)
+        self.network.pause()
+        self.core.stepper.cancel_all()
+
+    def _unfinished(self) -> int:
+        """Work that modules would like to end before they are stopped."""
+        count = 0
+        for module in self.started:
+            unfinished = getattr(module, "unfinished", None)
+            if callable(unfinished):
+                count += int(unfinished())
+        return count
+
+    async def shut_down(self) -> None:
+        """Stop the modules, flush the databases and close the sockets, each within its share of time."""
+        end = self.core.now() + MODULES_S
+        for module in reversed(self.started):
+            await self._within(module.shutdown(), max(0.1, end - self.core.now()), f"module {module.name}")
+        self.started.clear()
+        await self._within(self._close_databases(), DATABASES_S, "databases")
+        await self.core.cancel_tasks()
+        await self._within(self.network.close(), CLOSE_S, "sockets")
+        if self.core.resolver is not None:
+            await self._within(self.core.resolver.close(), CLOSE_S, "resolver")
+        # What connections still hold gets one turn of the loop to leave.
+        await asyncio.sleep(0)
+        for file in self._pid_files:
+            file.remove()
+        self.logs.flush()
+
+    async def _close_databases(self) -> None:
+        for error in await self.core.databases.close():
+            LOG.error("database: %s", error)
+
+    async def _within(self, work: Awaitable[None], limit_s: float, name: str) -> None:
+        try:
+            await asyncio.wait_for(work, limit_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            LOG.error("%s did not end within %.1f s", name, limit_s)
+        except Exception as error:  # noqa: BLE001 - the others are stopped all the same
+            LOG.error("%s: %s", name, describe_failure(error))
+
+
+def tcp_settings(settings: Any, module: Any, limits: sip.Limits) -> TcpSettings:
+    """The TCP limits of the script's global parameters and of proto_tcp's."""
+    most = max(1, int(settings.tcp_max_connections))
+    return TcpSettings(
+        connect_timeout_s=max(1, int(settings.tcp_connect_timeout)) / 1000,
+        lifetime_s=max(1, int(settings.tcp_connection_lifetime)),
+        message_time_s=max(1, int(settings.tcp_max_msg_time)),
+        max_connections=most,
+        max_per_source=max(16, most // 4),
+        max_postponed=max(1, int(module.tcp_async_max_postponed_chunks)),
+        max_chunks=max(0, int(module.tcp_max_msg_chunks)),
+        send_timeout_s=0.0 if module.tcp_async else max(1, int(module.tcp_send_timeout)) / 1000,
+        backlog=max(1, int(settings.tcp_socket_backlog)),
+        crlf_pingpong=bool(module.tcp_crlf_pingpong),
+        accept_aliases=bool(settings.tcp_accept_aliases),
+        keepalive=bool(settings.tcp_keepalive),
+        keepalive_idle_s=int(settings.tcp_keepidle),
+        keepalive_interval_s=int(settings.tcp_keepinterval),
+        keepalive_count=int(settings.tcp_keepcount),
+        tos=int(settings.tos),
+        limits=limits,
+    )
+
+
+def _nothing(run: Run, result: int) -> None:
+    """A route of which no result is wanted."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's when it is installed, else asyncio's."""
+    if os.environ.get("OPENSIPSPY_LOOP", "") != "asyncio":
+        try:
+            import uvloop
+
+            return uvloop.new_event_loop()
+        except ImportError:
+            pass
+    return asyncio.new_event_loop()
+
