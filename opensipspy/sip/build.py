@@ -1,0 +1,307 @@
+"""Bytes from messages: forwarded requests and replies, replies of our own, hop-by-hop ACK and CANCEL."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opensipspy.sip.edits import Edits, Note, apply_notes
+from opensipspy.sip.endpoints import PROTO_UDP, Peer, Socket, default_port, proto_number
+from opensipspy.sip.errors import ParseError
+from opensipspy.sip.message import Message, parse_message
+from opensipspy.sip.tables import (
+    H_CALL_ID,
+    H_CONTENT_LENGTH,
+    H_CONTENT_TYPE,
+    H_CSEQ,
+    H_FROM,
+    H_RECORD_ROUTE,
+    H_ROUTE,
+    H_TIMESTAMP,
+    H_TO,
+    H_VIA,
+    M_INVITE,
+    M_NOTIFY,
+    M_REFER,
+    M_SUBSCRIBE,
+    reason_phrase,
+)
+from opensipspy.sip.via import RPORT_ABSENT, Via
+
+# Requests whose 101 to 299 replies carry the Record-Route set back (RFC 3261 §12.1.1, RFC 6665, RFC 3515).
+_DIALOG_METHODS: Final = M_INVITE | M_SUBSCRIBE | M_REFER | M_NOTIFY
+_MAX_FORWARDS: Final = "Max-Forwards: 70\r\n"
+
+
+def received_via(msg: Message) -> str:
+    """The top Via of a request with `received` and `rport` as its receiver must fill them in (RFC 3261 §18.2.1, RFC 3581).
+
+    The same text as received when nothing has to be added.
+    """
+    found = msg.via_text
+    if found is not None:
+        return found
+    via = msg.via
+    text = msg.head[via.start : via.end]
+    source = msg.source
+    asked = via.rport != RPORT_ABSENT or msg.force_rport
+    if asked:
+        if not via.received:
+            rport = text.find(";rport")
+            after = rport + 6
+            if rport < 0 and via.rport == RPORT_ABSENT:
+                text = f"{text};rport={source.port};received={source.address}"
+            elif rport >= 0 and (after == len(text) or text[after] == ";") and '"' not in text:
+                text = f"{text[:after]}={source.port};received={source.address}{text[after:]}"
+            else:
+                text = _rebuilt_via(via, source, True)
+        else:
+            text = _rebuilt_via(via, source, True)
+    elif via.received:
+        if via.received != source.address:
+            text = _rebuilt_via(via, source, False)
+    elif via.host != source.address:
+        text = text + ";received=" + source.address
+    msg.via_text = text
+    return text
+
+
+def _rebuilt_via(via: Via, source: Peer, with_rport: bool) -> str:
+    pieces = ["SIP/2.0/", via.transport, " ", via.host_text]
+    if via.port:
+        pieces.append(":" + str(via.port))
+    params = via.param_list()
+    for i in range(0, len(params), 2):
+        name = params[i]
+        if name == "received" or (name == "rport" and with_rport):
+            continue
+        pieces.append(";" + name)
+        if params[i + 1]:
+            pieces.append("=" + params[i + 1])
+    if with_rport:
+        pieces.append(";rport=" + str(source.port))
+    pieces.append(";received=" + source.address)
+    return "".join(pieces)
+
+
+def reply_destination(msg: Message) -> Peer:
+    """Where a reply goes (RFC 3261 §18.2.2, RFC 3581 §4).
+
+    For a request: back to its sender, by the same connection when there is one. For a reply on its way upstream: to its
+    second Via; the address may be a name then. ParseError when there is no second Via.
+    """
+    if msg.is_request:
+        source = msg.source
+        if source.proto != PROTO_UDP:
+            return source
+        via = msg.via
+        if via.rport != RPORT_ABSENT or msg.force_rport:
+            return source
+        maddr = via.param("maddr")
+        return Peer(PROTO_UDP, maddr.strip("[]") if maddr else source.address, via.port or default_port(PROTO_UDP))
+    vias = msg.vias
+    if len(vias) < 2:
+        raise ParseError("no second Via to follow", 0, 0)
+    via = vias[1]
+    proto = proto_number(via.transport)
+    maddr = via.param("maddr")
+    if proto == PROTO_UDP and maddr:
+        address = maddr
+    else:
+        address = via.received or via.host
+    port = via.rport if via.rport > 0 else via.port or default_port(proto)
+    return Peer(proto, address.strip("[]"), port)
+
+
+def _encoded(pieces: list[str], body: bytes) -> bytes:
+    head = "".join(pieces).encode("utf-8", "surrogateescape")
+    return head + body if body else head
+
+
+def _length_line(msg: Message, out_socket: Socket) -> str:
+    """The Content-Length line to add to an unchanged body: a stream needs one (RFC 3261 §20.14), a datagram does not."""
+    if out_socket.proto != PROTO_UDP and not msg.has(H_CONTENT_LENGTH):
+        return f"Content-Length: {len(msg.body)}\r\n"
+    return ""
+
+
+def _body_notes(msg: Message, edit: Edits, notes: list[Note]) -> bytes:
+    """Notes that make Content-Type and Content-Length fit the new body; they come after the script's own."""
+    body = edit.body
+    if body is None:
+        return msg.body
+    kind = edit.content_type
+    if not body:
+        kind = ""
+    if kind is not None:
+        types = msg.all(H_CONTENT_TYPE)
+        line = "Content-Type: " + kind + "\r\n" if kind else ""
+        if types:
+            notes.append(Note(types[0].start, types[0].end, line, None))
+        elif line:
+            notes.append(Note(-1, -1, line, None))
+    lengths = msg.all(H_CONTENT_LENGTH)
+    line = f"Content-Length: {len(body)}\r\n"
+    if lengths:
+        notes.append(Note(lengths[0].start, lengths[0].end, line, None))
+        for header in lengths[1:]:
+            notes.append(Note(header.start, header.end, "", None))
+    else:
+        notes.append(Note(-1, -1, line, None))
+    return body
+
+
+def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_socket: Socket) -> bytes:
+    """A copy of a request as it leaves.
+
+    via: the value of the new top Via ("SIP/2.0/UDP host:port;branch=..."), "" for none. The Via of the previous hop gets
+    received and rport where it must. Everything that is not noted in `edits` leaves as it came.
+    """
+    head = msg.head
+    top = msg.via
+    fixed = received_via(msg)
+    if edits is None or not edits:
+        pieces = [msg.method, " ", ruri]
+        if via:
+            pieces.append(" SIP/2.0\r\nVia: ")
+            pieces.append(via)
+            pieces.append("\r\n")
+        else:
+            pieces.append(" SIP/2.0\r\n")
+        pieces.append(head[msg.first_line_end : top.start])
+        pieces.append(fixed)
+        pieces.append(head[top.end :])
+        pieces.append(_length_line(msg, out_socket))
+        pieces.append("\r\n")
+        return _encoded(pieces, msg.body)
+    notes = edits.all_notes()
+    changed = edits.body_edit()
+    body = msg.body if changed is None else _body_notes(msg, changed, notes)
+    if len(fixed) != top.end - top.start:
+        notes.insert(0, Note(top.start, top.end, fixed, None))
+    start = f"{msg.method} {ruri} SIP/2.0\r\n"
+    if via:
+        start = f"{start}Via: {via}\r\n"
+    tail = _length_line(msg, out_socket) + "\r\n" if changed is None else "\r\n"
+    return _encoded([start, apply_notes(msg, notes, msg.socket, out_socket), tail], body)
+
+
+def build_forwarded_reply(msg: Message, edits: Edits | None, out_socket: Socket) -> bytes:
+    """A copy of a reply as it leaves upstream: without its top Via, with edits applied."""
+    head = msg.head
+    cut_start, cut_end = msg.top_via_cut()
+    if edits is None or not edits:
+        return _encoded([head[:cut_start], head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)
+    notes = edits.all_notes()
+    changed = edits.body_edit()
+    body = msg.body if changed is None else _body_notes(msg, changed, notes)
+    notes.insert(0, Note(cut_start, cut_end, "", None))
+    tail = _length_line(msg, out_socket) + "\r\n" if changed is None else "\r\n"
+    return _encoded([head[: msg.first_line_end], apply_notes(msg, notes, msg.socket, out_socket), tail], body)
+
+
+def build_reply(
+    msg: Message,
+    status: int,
+    reason: str = "",
+    to_tag: str = "",
+    headers: str = "",
+    body: bytes = b"",
+    content_type: str = "",
+    server: str = "",
+) -> bytes:
+    """A reply of our own to a request (RFC 3261 §8.2.6).
+
+    reason: "" for the usual phrase. to_tag: added when To has none and the status is above 100. headers: further lines,
+    each with its CRLF. server: the value of Server, "" for none. Also works for a request that is broken elsewhere, as
+    long as it has the headers that are copied.
+    """
+    pieces = [f"SIP/2.0 {status} {reason or reason_phrase(status)}\r\n"]
+    record_routes = 100 < status < 300 and (msg.method_id & _DIALOG_METHODS) != 0
+    seen = 0
+    head = msg.head
+    top = msg.via
+    kinds = msg._kinds
+    starts = msg._starts
+    for i in range(len(kinds)):
+        kind = kinds[i]
+        if kind == H_VIA:
+            if seen & 1:
+                pieces.append(head[starts[i] : starts[i + 1]])
+            else:
+                pieces.append(head[starts[i] : top.start])
+                pieces.append(received_via(msg))
+                pieces.append(head[top.end : starts[i + 1]])
+                seen |= 1
+        elif kind == H_FROM or kind == H_CALL_ID or kind == H_CSEQ:
+            if not seen & (1 << kind):
+                pieces.append(head[starts[i] : starts[i + 1]])
+                seen |= 1 << kind
+        elif kind == H_TO:
+            if not seen & (1 << kind):
+                pieces.append(_to_line(msg, i, to_tag if status > 100 else ""))
+                seen |= 1 << kind
+        elif (kind == H_RECORD_ROUTE and record_routes) or (kind == H_TIMESTAMP and status == 100):
+            pieces.append(head[starts[i] : starts[i + 1]])
+    if headers:
+        pieces.append(headers)
+    if server:
+        pieces.append("Server: " + server + "\r\n")
+    if body and content_type:
+        pieces.append("Content-Type: " + content_type + "\r\n")
+    pieces.append(f"Content-Length: {len(body)}\r\n\r\n")
+    return _encoded(pieces, body)
+
+
+def _to_line(msg: Message, index: int, tag: str) -> str:
+    start = msg._starts[index]
+    end = msg._starts[index + 1]
+    if not tag:
+        return msg.head[start:end]
+    try:
+        if msg.to.tag:
+            return msg.head[start:end]
+    except ParseError:
+        # A To that cannot be read goes back as it came: the reply says 400 anyway.
+        return msg.head[start:end]
+    return msg.head[start : end - 2].rstrip() + ";tag=" + tag + "\r\n"
+
+
+def _sent(request: bytes | Message) -> Message:
+    if isinstance(request, Message):
+        return request
+    here = Socket(PROTO_UDP, "0.0.0.0", 0)
+    return parse_message(request, Peer(PROTO_UDP, "0.0.0.0", 0), here)
+
+
+def _hop_request(request: Message, method: str, to_line: str, headers: str) -> bytes:
+    head = request.head
+    kinds = request._kinds
+    starts = request._starts
+    via = request.via
+    pieces = [method, " ", request.ruri, " SIP/2.0\r\nVia: ", head[via.start : via.end], "\r\n"]
+    for i in range(len(kinds)):
+        kind = kinds[i]
+        if kind == H_FROM or kind == H_CALL_ID or kind == H_ROUTE:
+            pieces.append(head[starts[i] : starts[i + 1]])
+        elif kind == H_TO:
+            pieces.append(to_line or head[starts[i] : starts[i + 1]])
+    pieces.append(f"CSeq: {request.cseq_number} {method}\r\n")
+    pieces.append(_MAX_FORWARDS)
+    pieces.append(headers)
+    pieces.append("Content-Length: 0\r\n\r\n")
+    return _encoded(pieces, b"")
+
+
+def build_ack(request: bytes | Message, reply: Message, headers: str = "") -> bytes:
+    """The ACK for a final reply above 299 of an INVITE that we sent (RFC 3261 §17.1.1.3).
+
+    request: the INVITE as it left. Its top Via, From, Call-ID, Route and Request-URI, the To of the reply.
+    """
+    to = reply.first(H_TO)
+    line = reply.head[to.start : to.end] if to is not None else ""
+    return _hop_request(_sent(request), "ACK", line, headers)
+
+
+def build_cancel(request: bytes | Message, headers: str = "") -> bytes:
+    """The CANCEL of a request that we sent (RFC 3261 §9.1). request: as it left. headers: lines such as Reason."""
+    return _hop_request(_sent(request), "CANCEL", "", headers)

@@ -1,0 +1,174 @@
+"""Notes of what to change in a message when a copy of it leaves. The message itself never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from opensipspy.sip.endpoints import Socket
+from opensipspy.sip.message import Header, Message
+
+# A text that depends on the way out: called with the socket the message came in by and the one it leaves by.
+Deferred = Callable[[Socket, Socket], str]
+
+# At the end of the headers: the offset is not known before the message is.
+_AT_END: Final = -1
+_AT_START: Final = -2
+
+
+class Note:
+    """Text to stand in place of the range start to end of the head; start == end inserts."""
+
+    __slots__ = ("deferred", "end", "start", "text")
+
+    def __init__(self, start: int, end: int, text: str, deferred: Deferred | None) -> None:
+        self.start: int = start
+        self.end: int = end
+        self.text: str = text
+        self.deferred: Deferred | None = deferred
+
+
+class Edits:
+    """Notes on one message, in the order in which they were made.
+
+    Offsets are those of the received head. Inserted text goes in front of what stands at its offset, later insertions at
+    one offset after earlier ones. A range that is removed takes insertions inside it along, but not those at its edges.
+    Of two replacements of the same range the later one counts. Header text is whole lines, each with its CRLF.
+    """
+
+    __slots__ = ("body", "content_type", "notes", "parent")
+
+    def __init__(self, parent: Edits | None = None) -> None:
+        self.parent: Edits | None = parent
+        self.notes: list[Note] | None = None
+        self.body: bytes | None = None
+        # None keeps the Content-Type that is there.
+        self.content_type: str | None = None
+
+    def __bool__(self) -> bool:
+        """True when there is something to change."""
+        return self.notes is not None or self.body is not None or (self.parent is not None and self.parent.__bool__())
+
+    def fork(self) -> Edits:
+        """Edits of a branch: what is noted there is seen only by it; notes here, also later ones, by both."""
+        return Edits(self)
+
+    def _note(self, start: int, end: int, text: str | Deferred) -> None:
+        if isinstance(text, str):
+            note = Note(start, end, text, None)
+        else:
+            note = Note(start, end, "", text)
+        if self.notes is None:
+            self.notes = [note]
+        else:
+            self.notes.append(note)
+
+    def remove(self, header: Header) -> None:
+        """Leave a whole header out."""
+        self._note(header.start, header.end, "")
+
+    def remove_range(self, start: int, end: int) -> None:
+        """Leave a range of the head out."""
+        self._note(start, end, "")
+
+    def replace(self, start: int, end: int, text: str | Deferred) -> None:
+        """Put a text in place of a range of the head."""
+        self._note(start, end, text)
+
+    def insert(self, offset: int, text: str | Deferred) -> None:
+        """Put a text in front of what stands at an offset."""
+        self._note(offset, offset, text)
+
+    def insert_before(self, header: Header, text: str | Deferred) -> None:
+        """Put header lines in front of a header."""
+        self._note(header.start, header.start, text)
+
+    def insert_after(self, header: Header, text: str | Deferred) -> None:
+        """Put header lines behind a header."""
+        self._note(header.end, header.end, text)
+
+    def prepend(self, text: str | Deferred) -> None:
+        """Put header lines before the first header (behind the Via that we add)."""
+        self._note(_AT_START, _AT_START, text)
+
+    def append(self, text: str | Deferred) -> None:
+        """Put header lines after the last header."""
+        self._note(_AT_END, _AT_END, text)
+
+    def set_body(self, body: bytes, content_type: str | None = None) -> None:
+        """Send another body. content_type: None keeps the header, "" removes it; an empty body removes it too."""
+        self.body = body
+        self.content_type = content_type
+
+    def all_notes(self) -> list[Note]:
+        """Notes of the parents and then our own."""
+        parent = self.parent
+        if parent is None:
+            return list(self.notes) if self.notes is not None else []
+        found = parent.all_notes()
+        if self.notes is not None:
+            found += self.notes
+        return found
+
+    def body_edit(self) -> Edits | None:
+        """The innermost Edits that sets a body."""
+        edits: Edits | None = self
+        while edits is not None:
+            if edits.body is not None:
+                return edits
+            edits = edits.parent
+        return None
+
+
+def apply_notes(msg: Message, notes: list[Note], in_socket: Socket, out_socket: Socket) -> str:
+    """The headers of a message (no start line, no blank line) with notes applied.
+
+    notes: in order of making; those before the first header (start line) are left out here but for insertions by
+    prepend.
+    """
+    head = msg.head
+    begin = msg.first_line_end
+    size = len(head)
+    ordered: list[tuple[int, int, int]] = []
+    for i in range(len(notes)):
+        note = notes[i]
+        start = note.start
+        if start == _AT_END:
+            start = size
+        elif start < begin:
+            start = begin
+        # At one offset insertions come before what takes the place of a range.
+        ordered.append((start, 1 if note.end > note.start else 0, i))
+    ordered.sort()
+    pieces: list[str] = []
+    position = begin
+    last_start = -1
+    last_end = -1
+    last_piece = -1
+    for start, is_range, i in ordered:
+        note = notes[i]
+        end = note.end if is_range else start
+        if end > size:
+            end = size
+        if start < position:
+            if is_range and start == last_start and end == last_end and last_piece >= 0:
+                if note.text or note.deferred is not None:
+                    pieces[last_piece] = note.text if note.deferred is None else note.deferred(in_socket, out_socket)
+            elif is_range and end > position:
+                # Overlaps what is gone already: the rest of it goes too.
+                position = end
+            continue
+        if start > position:
+            pieces.append(head[position:start])
+        if note.deferred is not None:
+            pieces.append(note.deferred(in_socket, out_socket))
+        else:
+            pieces.append(note.text)
+        position = end
+        if is_range:
+            last_start = start
+            last_end = end
+            last_piece = len(pieces) - 1
+    if position < size:
+        pieces.append(head[position:])
+    return "".join(pieces)

@@ -1,0 +1,744 @@
+"""One SIP message as it arrived (RFC 3261 §7).
+
+The head is decoded once, cut into lines once, and never changes. A header is a place in it: its kind and where it
+starts. Everything else (values, Via, addresses, numbers) is parsed on first use and kept. Text is UTF-8 with
+surrogateescape, so that octets which are not UTF-8 leave as they came.
+
+Structured headers are parsed in `flat`, a copy of the head of the same length in which folded lines are joined by
+spaces; without folding it is the head itself. So every offset fits both, and the head of a forwarded message is joined
+from slices of what was received.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opensipspy.sip.digest import Credentials, parse_credentials
+from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
+from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
+from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in
+from opensipspy.sip.tables import (
+    COMPACT_NAMES,
+    H_CALL_ID,
+    H_CONTACT,
+    H_CONTENT_LENGTH,
+    H_CONTENT_TYPE,
+    H_CSEQ,
+    H_EXPIRES,
+    H_FROM,
+    H_MAX_FORWARDS,
+    H_OTHER,
+    H_PATH,
+    H_RECORD_ROUTE,
+    H_ROUTE,
+    H_TO,
+    H_VIA,
+    HEADER_NAMES,
+    M_ACK,
+    M_OTHER,
+    METHOD_IDS,
+    SPELLINGS,
+    header_kind,
+)
+from opensipspy.sip.text import SPACES, find_unquoted, is_token, number
+from opensipspy.sip.uri import Uri, parse_uri
+from opensipspy.sip.via import Via, via_in, vias_in
+
+ABSENT: Final = -1
+_UNREAD: Final = -2
+_HIGHEST_CSEQ: Final = 2147483647
+_HIGHEST_32: Final = 4294967295
+
+
+class Header:
+    """One header of a message: where it is, and what it says.
+
+    name: as received. kind: H_... value: without folding and outer white space. start, end: of the whole header, its
+    folded lines and last CRLF included. value_start, value_end: of the value, outer white space left out.
+    """
+
+    __slots__ = ("end", "kind", "name", "start", "value", "value_end", "value_start")
+
+    def __init__(
+        self, name: str, kind: int, value: str, start: int, end: int, value_start: int, value_end: int
+    ) -> None:
+        self.name: str = name
+        self.kind: int = kind
+        self.value: str = value
+        self.start: int = start
+        self.end: int = end
+        self.value_start: int = value_start
+        self.value_end: int = value_end
+
+    def __repr__(self) -> str:
+        return f"Header({self.name}: {self.value})"
+
+
+class Message:
+    """A request or a reply; made by parse_message.
+
+    head: start line and headers, each with its CRLF, without the blank line. body: cut to Content-Length. method: of the
+    request line, of CSeq in a reply. ruri: as received, "" in a reply. status: 0 in a request. data_len: octets received.
+    force_rport: answer to the port the request came from even when its Via did not ask (the script's force_rport()).
+    """
+
+    __slots__ = (
+        "_call_id",
+        "_contact_star",
+        "_contacts",
+        "_content_length",
+        "_cseq_method",
+        "_cseq_number",
+        "_expires",
+        "_flat",
+        "_from",
+        "_headers",
+        "_kinds",
+        "_max_forwards",
+        "_paths",
+        "_record_routes",
+        "_routes",
+        "_starts",
+        "_to",
+        "_uri",
+        "_via",
+        "_vias",
+        "body",
+        "data_len",
+        "first_line_end",
+        "force_rport",
+        "head",
+        "is_request",
+        "limits",
+        "method",
+        "method_id",
+        "reason",
+        "ruri",
+        "ruri_end",
+        "ruri_start",
+        "socket",
+        "source",
+        "status",
+        "version",
+        "via_text",
+    )
+
+    def __init__(self, head: str, body: bytes, source: Peer, socket: Socket, limits: Limits) -> None:
+        self.head: str = head
+        self.body: bytes = body
+        self.source: Peer = source
+        self.socket: Socket = socket
+        self.limits: Limits = limits
+        self.is_request: bool = True
+        self.method: str = ""
+        self.method_id: int = M_OTHER
+        self.ruri: str = ""
+        self.ruri_start: int = 0
+        self.ruri_end: int = 0
+        self.version: str = ""
+        self.status: int = 0
+        self.reason: str = ""
+        self.data_len: int = 0
+        self.force_rport: bool = False
+        # Of the start line, its CRLF included; the first header starts here.
+        self.first_line_end: int = 0
+        # Headers in order: kinds, and starts with one more at the end of the head.
+        self._kinds: list[int] = []
+        self._starts: list[int] = []
+        self._headers: list[Header | None] | None = None
+        self._flat: str = head
+        # Kept by what is asked for
+        self._via: Via | None = None
+        self._vias: list[Via] | None = None
+        self._from: NameAddr | None = None
+        self._to: NameAddr | None = None
+        self._uri: Uri | None = None
+        self._contacts: list[NameAddr] | None = None
+        self._contact_star: bool = False
+        self._routes: list[NameAddr] | None = None
+        self._record_routes: list[NameAddr] | None = None
+        self._paths: list[NameAddr] | None = None
+        self._call_id: str | None = None
+        self._cseq_number: int = _UNREAD
+        self._cseq_method: str = ""
+        self._max_forwards: int = _UNREAD
+        self._expires: int = _UNREAD
+        self._content_length: int = _UNREAD
+        # The top Via with received and rport filled in, made by build for a reply or a copy.
+        self.via_text: str | None = None
+
+    def __repr__(self) -> str:
+        if self.is_request:
+            return f"Message({self.method} {self.ruri})"
+        return f"Message({self.status} {self.reason})"
+
+    # Headers as text
+
+    def _value_range(self, index: int) -> tuple[int, int]:
+        head = self._flat
+        start = head.find(":", self._starts[index]) + 1
+        end = self._starts[index + 1] - 2
+        while start < end and head[start] in SPACES:
+            start += 1
+        while end > start and head[end - 1] in SPACES:
+            end -= 1
+        return start, end
+
+    def _text(self, start: int, end: int) -> str:
+        """A value with each fold (CRLF and white space) turned into one space."""
+        text = self.head[start:end]
+        if "\r\n" in text:
+            text = " ".join([line.strip(SPACES) for line in text.split("\r\n")])
+        return text
+
+    def _header(self, index: int) -> Header:
+        made = self._headers
+        if made is None:
+            made = [None] * len(self._kinds)
+            self._headers = made
+        found = made[index]
+        if found is None:
+            start = self._starts[index]
+            value_start, value_end = self._value_range(index)
+            name = self.head[start : self.head.find(":", start)].rstrip(SPACES)
+            found = Header(
+                name,
+                self._kinds[index],
+                self._text(value_start, value_end),
+                start,
+                self._starts[index + 1],
+                value_start,
+                value_end,
+            )
+            made[index] = found
+        return found
+
+    @property
+    def flat(self) -> str:
+        """The head with folds turned into as many spaces: what offsets of parsed parts refer to."""
+        return self._flat
+
+    @property
+    def headers(self) -> list[Header]:
+        """Every header in the order received."""
+        return [self._header(i) for i in range(len(self._kinds))]
+
+    def has(self, kind: int) -> bool:
+        """True when a header of the kind is there."""
+        return kind in self._kinds
+
+    def count(self, kind: int) -> int:
+        """How many header fields of the kind there are; the elements of one comma list count once."""
+        return self._kinds.count(kind)
+
+    def first(self, kind: int) -> Header | None:
+        """The first header of a kind."""
+        if kind not in self._kinds:
+            return None
+        return self._header(self._kinds.index(kind))
+
+    def all(self, kind: int) -> list[Header]:
+        """Every header of a kind, in order."""
+        kinds = self._kinds
+        return [self._header(i) for i in range(len(kinds)) if kinds[i] == kind]
+
+    def named(self, name: str) -> list[Header]:
+        """Every header of a name in any case, long or compact, known or not."""
+        kind = header_kind(name)
+        if kind != H_OTHER:
+            return self.all(kind)
+        wanted = name.lower()
+        kinds = self._kinds
+        found: list[Header] = []
+        for i in range(len(kinds)):
+            if kinds[i] == H_OTHER:
+                header = self._header(i)
+                if header.name.lower() == wanted:
+                    found.append(header)
+        return found
+
+    def value(self, kind: int) -> str:
+        """The value of the first header of a kind, "" when there is none."""
+        if kind not in self._kinds:
+            return ""
+        start, end = self._value_range(self._kinds.index(kind))
+        return self._text(start, end)
+
+    def top_via_cut(self) -> tuple[int, int]:
+        """The range to leave out for the top Via to be gone: the header, or its first element and the comma."""
+        index = self._kinds.index(H_VIA)
+        start, end = self._value_range(index)
+        comma = find_unquoted(self._flat, ",", start, end)
+        if comma < 0:
+            return self._starts[index], self._starts[index + 1]
+        while comma + 1 < end and self._flat[comma + 1] in SPACES:
+            comma += 1
+        return start, comma + 1
+
+    # Parsed on first use; each raises ParseError when the header is broken
+
+    @property
+    def uri(self) -> Uri:
+        """The received Request-URI taken apart."""
+        found = self._uri
+        if found is None:
+            found = parse_uri(self.ruri, self.ruri_start)
+            self._uri = found
+        return found
+
+    @property
+    def via(self) -> Via:
+        """The topmost Via element. ParseError with status DROP when there is none: nothing can be answered."""
+        found = self._via
+        if found is None:
+            if H_VIA not in self._kinds:
+                raise ParseError("no Via", 0, DROP)
+            start, end = self._value_range(self._kinds.index(H_VIA))
+            comma = find_unquoted(self._flat, ",", start, end)
+            found = via_in(self._flat, start, end if comma < 0 else comma)
+            self._via = found
+        return found
+
+    @property
+    def vias(self) -> list[Via]:
+        """Every Via element, topmost first."""
+        found = self._vias
+        if found is None:
+            found = []
+            for i in range(len(self._kinds)):
+                if self._kinds[i] == H_VIA:
+                    start, end = self._value_range(i)
+                    found += vias_in(self._flat, start, end, self.limits.values)
+            self._vias = found
+        return found
+
+    def _address(self, kind: int, what: str) -> NameAddr:
+        if kind not in self._kinds:
+            raise ParseError("no " + what)
+        start, end = self._value_range(self._kinds.index(kind))
+        return name_addr_in(self._flat, start, end)
+
+    @property
+    def from_(self) -> NameAddr:
+        """From."""
+        found = self._from
+        if found is None:
+            found = self._address(H_FROM, "From")
+            self._from = found
+        return found
+
+    @property
+    def to(self) -> NameAddr:
+        """To."""
+        found = self._to
+        if found is None:
+            found = self._address(H_TO, "To")
+            self._to = found
+        return found
+
+    @property
+    def from_tag(self) -> str:
+        """The tag of From, "" for none."""
+        return self.from_.tag
+
+    @property
+    def to_tag(self) -> str:
+        """The tag of To, "" for none."""
+        return self.to.tag
+
+    @property
+    def call_id(self) -> str:
+        """Call-ID, "" when there is none."""
+        found = self._call_id
+        if found is None:
+            found = self.value(H_CALL_ID)
+            self._call_id = found
+        return found
+
+    def _read_cseq(self) -> None:
+        if H_CSEQ not in self._kinds:
+            raise ParseError("no CSeq")
+        start, end = self._value_range(self._kinds.index(H_CSEQ))
+        parts = self._flat[start:end].split()
+        if len(parts) != 2 or not is_token(parts[1]):
+            raise ParseError("CSeq is not a number and a method", start)
+        self._cseq_method = parts[1]
+        self._cseq_number = number(parts[0], _HIGHEST_CSEQ, "CSeq", start)
+
+    @property
+    def cseq_number(self) -> int:
+        """The number of CSeq (RFC 3261 §8.1.1.5: below 2**31)."""
+        if self._cseq_number == _UNREAD:
+            self._read_cseq()
+        return self._cseq_number
+
+    @property
+    def cseq_method(self) -> str:
+        """The method of CSeq."""
+        if self._cseq_number == _UNREAD:
+            self._read_cseq()
+        return self._cseq_method
+
+    def addresses(self, kind: int) -> list[NameAddr]:
+        """The addresses of every header of a kind, comma lists cut; not kept."""
+        found: list[NameAddr] = []
+        for i in range(len(self._kinds)):
+            if self._kinds[i] == kind:
+                start, end = self._value_range(i)
+                found += name_addrs_in(self._flat, start, end, self.limits.values)
+                if len(found) > self.limits.values:
+                    raise ParseError("too many addresses in " + HEADER_NAMES[kind], start)
+        return found
+
+    def _read_contacts(self) -> list[NameAddr]:
+        stars = 0
+        for i in range(len(self._kinds)):
+            if self._kinds[i] == H_CONTACT:
+                start, end = self._value_range(i)
+                if end - start == 1 and self._flat[start] == "*":
+                    stars += 1
+        if stars:
+            if self.count(H_CONTACT) > 1:
+                raise ParseError("Contact: * beside another Contact", self._starts[self._kinds.index(H_CONTACT)])
+            self._contact_star = True
+            found: list[NameAddr] = []
+        else:
+            found = self.addresses(H_CONTACT)
+        self._contacts = found
+        return found
+
+    @property
+    def contacts(self) -> list[NameAddr]:
+        """Every Contact; empty for none and for `Contact: *`."""
+        found = self._contacts
+        return self._read_contacts() if found is None else found
+
+    @property
+    def contact_star(self) -> bool:
+        """True for `Contact: *` (RFC 3261 §10.2.2)."""
+        if self._contacts is None:
+            self._read_contacts()
+        return self._contact_star
+
+    @property
+    def routes(self) -> list[NameAddr]:
+        """Every Route element, topmost first."""
+        found = self._routes
+        if found is None:
+            found = self.addresses(H_ROUTE)
+            self._routes = found
+        return found
+
+    @property
+    def record_routes(self) -> list[NameAddr]:
+        """Every Record-Route element, topmost first."""
+        found = self._record_routes
+        if found is None:
+            found = self.addresses(H_RECORD_ROUTE)
+            self._record_routes = found
+        return found
+
+    @property
+    def paths(self) -> list[NameAddr]:
+        """Every Path element, topmost first (RFC 3327)."""
+        found = self._paths
+        if found is None:
+            found = self.addresses(H_PATH)
+            self._paths = found
+        return found
+
+    def _number(self, kind: int, highest: int) -> int:
+        if kind not in self._kinds:
+            return ABSENT
+        start, end = self._value_range(self._kinds.index(kind))
+        return number(self._flat[start:end], highest, HEADER_NAMES[kind], start)
+
+    @property
+    def max_forwards(self) -> int:
+        """Max-Forwards, ABSENT (-1) when there is none (RFC 3261 §20.22: 0 to 255)."""
+        if self._max_forwards == _UNREAD:
+            self._max_forwards = self._number(H_MAX_FORWARDS, 255)
+        return self._max_forwards
+
+    @property
+    def expires(self) -> int:
+        """Expires in seconds, ABSENT (-1) when there is none; more than 2**32-1 counts as that (RFC 3261 §20.19)."""
+        if self._expires == _UNREAD:
+            text = self.value(H_EXPIRES)
+            if not text:
+                self._expires = ABSENT
+            elif not text.isascii() or not text.isdigit():
+                raise ParseError("Expires is not a number", self._value_range(self._kinds.index(H_EXPIRES))[0])
+            else:
+                digits = text.lstrip("0") or "0"
+                self._expires = _HIGHEST_32 if len(digits) > 10 else min(int(digits), _HIGHEST_32)
+        return self._expires
+
+    @property
+    def content_length(self) -> int:
+        """Content-Length as the sender wrote it, ABSENT (-1) when there is none."""
+        if self._content_length == _UNREAD:
+            self._content_length = self._number(H_CONTENT_LENGTH, _HIGHEST_32)
+        return self._content_length
+
+    @property
+    def content_type(self) -> str:
+        """Content-Type, "" when there is none."""
+        return self.value(H_CONTENT_TYPE)
+
+    def credentials(self, kind: int) -> list[Credentials]:
+        """Credentials or challenges of every header of a kind (H_AUTHORIZATION, H_WWW_AUTHENTICATE ...)."""
+        found: list[Credentials] = []
+        for i in range(len(self._kinds)):
+            if self._kinds[i] == kind:
+                start, end = self._value_range(i)
+                credentials = parse_credentials(self._flat[start:end], start)
+                credentials.header = self._header(i)
+                found.append(credentials)
+        return found
+
+
+def parse_message(data: bytes, source: Peer, socket: Socket, limits: Limits = DEFAULT_LIMITS) -> Message:
+    """Bytes of one datagram, or of one message cut from a stream, to a Message.
+
+    Raises ParseError only: its status is DROP when no reply can be made, else `.message` holds what was understood.
+    """
+    begin = 0
+    if data[:2] == b"\r\n":
+        # RFC 3261 §7.5: empty lines before the start line are ignored.
+        begin = len(data) - len(data.lstrip(b"\r\n"))
+    end = data.find(b"\r\n\r\n", begin)
+    complete = end >= 0
+    if end < 0:
+        end = len(data) - 2 if data.endswith(b"\r\n") else len(data)
+    if end - begin > limits.head:
+        raise ParseError("head is larger than the limit", limits.head, DROP)
+    if end <= begin:
+        raise ParseError("empty packet", 0, DROP)
+    if complete:
+        head = data[begin : end + 2].decode("utf-8", "surrogateescape")
+        body = data[end + 4 :]
+    else:
+        head = data[begin:end].decode("utf-8", "surrogateescape") + "\r\n"
+        body = b""
+    msg = Message(head, body, source, socket, limits)
+    msg.data_len = len(data)
+    try:
+        _read_start_line(msg)
+        _read_headers(msg)
+        if not complete:
+            raise ParseError("no empty line after the headers", len(head))
+        _read_body(msg)
+        if not msg.is_request:
+            msg.method = msg.cseq_method
+            msg.method_id = METHOD_IDS.get(msg.method, M_OTHER)
+    except ParseError as error:
+        _attach(error, msg)
+        raise
+    return msg
+
+
+def _read_start_line(msg: Message) -> None:
+    head = msg.head
+    end = head.find("\r\n")
+    msg.first_line_end = end + 2
+    line = head[:end]
+    if line.startswith("SIP/") or line[:4].upper() == "SIP/":
+        _read_status_line(msg, line)
+        return
+    parts = line.split(" ")
+    if len(parts) == 3:
+        msg.method = parts[0]
+        msg.ruri = parts[1]
+        msg.version = parts[2]
+        msg.ruri_start = len(parts[0]) + 1
+        msg.ruri_end = msg.ruri_start + len(parts[1])
+        msg.method_id = METHOD_IDS.get(msg.method, M_OTHER)
+        if msg.version == "SIP/2.0" and parts[1] and (msg.method_id != M_OTHER or is_token(msg.method)):
+            return
+    else:
+        # One space too many somewhere; read on to be able to answer (RFC 4475 §3.1.2.8 to 3.1.2.10).
+        msg.method = parts[0]
+        msg.method_id = METHOD_IDS.get(msg.method, M_OTHER)
+        msg.version = line.rstrip(SPACES).rpartition(" ")[2]
+    version = msg.version.upper()
+    if not version.startswith("SIP/"):
+        raise ParseError("not SIP", 0, DROP)
+    if not is_token(msg.method):
+        raise ParseError("method is not a token")
+    if len(parts) != 3:
+        _read_headers(msg)
+        raise ParseError("request line is not method, URI, version", len(parts[0]))
+    if not parts[1]:
+        _read_headers(msg)
+        raise ParseError("no Request-URI", len(parts[0]))
+    if version != "SIP/2.0":
+        _read_headers(msg)
+        raise ParseError("SIP version is not 2.0", msg.ruri_end + 1, 505)
+
+
+def _read_status_line(msg: Message, line: str) -> None:
+    msg.is_request = False
+    msg.version = line[:7]
+    if line[:8].upper() != "SIP/2.0 ":
+        raise ParseError("SIP version is not 2.0", 0, DROP)
+    code = line[8:11]
+    if len(code) != 3 or not code.isascii() or not code.isdigit() or (len(line) > 11 and line[11] != " "):
+        raise ParseError("status is not three digits", 8, DROP)
+    msg.status = int(code)
+    if not 100 <= msg.status <= 699:
+        raise ParseError("status is not from 100 to 699", 8, DROP)
+    msg.reason = line[12:]
+
+
+def _read_headers(msg: Message) -> None:
+    """Find every header: its kind and where it starts."""
+    head = msg.head
+    lines = head.split("\r\n")
+    kinds = msg._kinds
+    starts = msg._starts
+    position = msg.first_line_end
+    folded = False
+    last = len(lines) - 1
+    if last - 1 > msg.limits.headers and last - 1 > 4 * msg.limits.headers:
+        raise ParseError("more header lines than the limit", position, DROP)
+    # Each CRLF was cut at; any other CR or LF would be a line end for a sloppier reader downstream.
+    if head.count("\n") != last or head.count("\r") != last:
+        _find_stray(head)
+    spellings = SPELLINGS
+    for i in range(1, last):
+        line = lines[i]
+        colon = line.find(":")
+        kind = spellings.get(line[:colon], ABSENT) if colon > 0 else ABSENT
+        if kind < 0:
+            if line[:1] == " " or line[:1] == "\t":
+                if not kinds:
+                    raise ParseError("folded line before the first header", position)
+                folded = True
+                position += len(line) + 2
+                continue
+            kind = _odd_name(line, colon, position)
+        kinds.append(kind)
+        starts.append(position)
+        position += len(line) + 2
+    if len(kinds) > msg.limits.headers:
+        raise ParseError("more headers than the limit", position, DROP)
+    starts.append(position)
+    if folded:
+        msg._flat = head.replace("\r\n ", "   ").replace("\r\n\t", "   ")
+
+
+def _find_stray(head: str) -> None:
+    rest = head.replace("\r\n", "  ")
+    offset = rest.find("\n")
+    if offset < 0:
+        offset = rest.find("\r")
+    raise ParseError("CR or LF outside a line end", offset)
+
+
+def _odd_name(line: str, colon: int, position: int) -> int:
+    """The kind of a header whose name is in no usual spelling. ParseError when it is no name at all."""
+    if colon <= 0:
+        raise ParseError("line is not a header", position)
+    name = line[:colon].rstrip(" \t")
+    if not is_token(name):
+        raise ParseError("header name is not a token", position)
+    kind = SPELLINGS.get(name)
+    if kind is None:
+        kind = SPELLINGS.get(name.lower(), H_OTHER)
+    return kind
+
+
+def _read_body(msg: Message) -> None:
+    """Cut the body to Content-Length (RFC 3261 §18.3)."""
+    kinds = msg._kinds
+    if H_CONTENT_LENGTH in kinds:
+        length = msg.content_length
+        if kinds.count(H_CONTENT_LENGTH) > 1:
+            for header in msg.all(H_CONTENT_LENGTH):
+                if number(header.value, _HIGHEST_32, "Content-Length", header.value_start) != length:
+                    raise ParseError("two Content-Length that differ", header.start)
+        body = msg.body
+        if length < len(body):
+            msg.body = body[:length]
+        elif length > len(body):
+            raise ParseError("body is shorter than Content-Length", len(msg.head))
+    elif msg.body and (msg.source.proto == PROTO_TCP or msg.source.proto == PROTO_TLS):
+        raise ParseError("no Content-Length on a stream", len(msg.head))
+    if len(msg.body) > msg.limits.body:
+        raise ParseError("body is larger than the limit", len(msg.head), 513)
+
+
+def _attach(error: ParseError, msg: Message) -> None:
+    """Decide whether a broken message can be answered, and hand it over when it can.
+
+    A reply copies Via, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2) and follows the top Via; a reply or an ACK is
+    never answered.
+    """
+    if error.status == DROP or not msg.is_request or msg.method_id == M_ACK:
+        error.status = DROP
+        return
+    if not msg._starts:
+        _salvage_headers(msg)
+    kinds = msg._kinds
+    if len(msg._starts) != len(kinds) + 1:
+        # The header loop stopped at a broken line: close the last good header there.
+        _salvage_headers(msg)
+    if (
+        H_VIA not in kinds
+        or H_FROM not in kinds
+        or H_TO not in kinds
+        or H_CALL_ID not in kinds
+        or H_CSEQ not in kinds
+        or not _via_is_good(msg)
+    ):
+        error.status = DROP
+        return
+    error.message = msg
+
+
+def _via_is_good(msg: Message) -> bool:
+    """True when the top Via parses: a reply knows where to go."""
+    try:
+        return bool(msg.via.host)
+    except ParseError:
+        return False
+
+
+def _salvage_headers(msg: Message) -> None:
+    """Read headers again, leaving out lines that are none, from a head rewritten without them.
+
+    Only for a message that is refused: a reply to it needs the mandatory headers, wherever the broken line is.
+    """
+    lines = msg.head.split("\r\n")
+    kept = [lines[0]]
+    good = False
+    for line in lines[1:]:
+        if "\n" in line or "\r" in line:
+            good = False
+            continue
+        if line[:1] == " " or line[:1] == "\t":
+            if good:
+                kept.append(line)
+            continue
+        colon = line.find(":")
+        good = colon > 0 and is_token(line[:colon].rstrip(" \t"))
+        if good:
+            kept.append(line)
+    if len(kept) > msg.limits.headers:
+        kept = kept[: msg.limits.headers]
+    kept[0] = kept[0].replace("\n", " ").replace("\r", " ")
+    msg.head = "\r\n".join(kept) + "\r\n"
+    msg._flat = msg.head
+    msg.first_line_end = len(kept[0]) + 2
+    msg._kinds.clear()
+    msg._starts.clear()
+    _read_headers(msg)
+
+
+def compact_name(kind: int) -> str:
+    """The compact form of a kind, "" when it has none."""
+    for letter, number_ in COMPACT_NAMES.items():
+        if number_ == kind:
+            return letter
+    return ""

@@ -1,0 +1,178 @@
+"""name-addr and addr-spec: From, To, Contact, Route, Record-Route, Path, Refer-To and their kin (RFC 3261 §20)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opensipspy.sip.errors import ParseError
+from opensipspy.sip.text import SPACES, is_token, skip_quoted, skip_spaces, split_list, split_params, unquote
+from opensipspy.sip.uri import Uri, parse_uri
+
+_DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
+
+
+class NameAddr:
+    """One address with its parameters.
+
+    display: without quotes and escapes, "" for none. uri: the text between < and >, or the bare addr-spec. params: raw
+    with the leading ";". start, end: its range in the text it was parsed from. bracketed: it had < and >.
+    """
+
+    __slots__ = ("_params", "bracketed", "display", "end", "params", "start", "tag", "uri", "uri_end", "uri_start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start: int = start
+        self.end: int = end
+        self.display: str = ""
+        self.uri: str = ""
+        self.uri_start: int = start
+        self.uri_end: int = end
+        self.params: str = ""
+        self.tag: str = ""
+        self.bracketed: bool = False
+        self._params: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return "NameAddr(<" + self.uri + ">" + self.params + ")"
+
+    def param_list(self) -> list[str]:
+        """Parameters as a flat list: lower-case name, value as written ("" when there is none), name, value, ..."""
+        found = self._params
+        if found is None:
+            found = split_params(self.params, self.uri_end)
+            self._params = found
+        return found
+
+    def param(self, name: str) -> str | None:
+        """The value of a parameter without quotes, "" when it has none, None when it is absent. name: lower case."""
+        if not self.params:
+            return None
+        params = self.param_list()
+        for i in range(0, len(params), 2):
+            if params[i] == name:
+                return unquote(params[i + 1])
+        return None
+
+    @property
+    def q(self) -> int:
+        """The q parameter in thousandths, -1 when it is absent or no number from 0 to 1 (RFC 3261 §25.1 qvalue)."""
+        text = self.param("q")
+        return -1 if text is None else parse_q(text)
+
+    @property
+    def expires(self) -> int:
+        """The expires parameter in seconds, -1 when absent; nonsense counts as 3600 (RFC 3261 §20.10), cut at 2**32-1."""
+        text = self.param("expires")
+        if text is None:
+            return -1
+        if not text.isascii() or not text.isdigit():
+            return 3600
+        digits = text.lstrip("0")
+        return 4294967295 if len(digits) > 10 else min(int(digits or "0"), 4294967295)
+
+    def parsed_uri(self) -> Uri:
+        """The address taken apart; ParseError when it is no URI."""
+        return parse_uri(self.uri, self.uri_start)
+
+
+def parse_q(text: str) -> int:
+    """A qvalue in thousandths, -1 when the text is none; more than three decimals are cut."""
+    whole, dot, decimals = text.partition(".")
+    if whole not in ("0", "1", "") or not text.isascii() or (decimals and not decimals.isdigit()):
+        return -1
+    if not whole and not decimals:
+        return -1
+    value = (1000 if whole == "1" else 0) + int((decimals + "000")[:3])
+    return value if value <= 1000 else -1
+
+
+def name_addr_in(text: str, start: int, end: int) -> NameAddr:
+    """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`."""
+    while start < end and text[start] in SPACES:
+        start += 1
+    while end > start and text[end - 1] in SPACES:
+        end -= 1
+    found = NameAddr(start, end)
+    if start == end:
+        raise ParseError("empty address", start)
+    angle = text.find("<", start, end)
+    if text[start] == '"':
+        after = skip_quoted(text, start, end)
+        found.display = unquote(text[start:after])
+        angle = skip_spaces(text, after, end)
+        if angle == end or text[angle] != "<":
+            raise ParseError("no <uri> after a quoted name", after)
+    elif angle > start:
+        display = text[start:angle].rstrip(SPACES)
+        if not display.isalnum():
+            # *(token LWS): token characters, and white space between.
+            if not display.isascii():
+                raise ParseError("display name must be quoted", start)
+            rest = display.translate(_DISPLAY_MARKS)
+            if rest and not rest.isalnum():
+                raise ParseError("display name must be quoted", start)
+            display = " ".join(display.split())
+        elif not display.isascii():
+            raise ParseError("display name must be quoted", start)
+        found.display = display
+    if angle >= 0:
+        close = text.find(">", angle, end)
+        if close < 0:
+            raise ParseError("'<' is not closed", angle)
+        found.bracketed = True
+        found.uri_start = angle + 1
+        found.uri_end = close
+        found.uri = text[angle + 1 : close]
+        if text.find("<", angle + 1, close) >= 0 or not found.uri:
+            raise ParseError("bad address between < and >", angle)
+        close += 1
+        if close == end:
+            return found
+        found.params = text[close:end]
+    else:
+        semicolon = text.find(";", start, end)
+        if semicolon >= 0:
+            found.params = text[semicolon:end]
+            found.uri_end = semicolon
+            while text[found.uri_end - 1] in SPACES and found.uri_end > start:
+                found.uri_end -= 1
+        else:
+            found.uri_end = end
+        found.uri = text[start : found.uri_end]
+        if "?" in found.uri or "," in found.uri:
+            # Without brackets these end the URI or the element (RFC 3261 §20.10).
+            raise ParseError("address with '?' or ',' needs < and >", start)
+    params = found.params
+    if params.startswith(";tag="):
+        tag = params[5:]
+        if is_token(tag):
+            found.tag = tag
+            return found
+    pieces = split_params(params, found.uri_end)
+    found._params = pieces
+    for i in range(0, len(pieces), 2):
+        if pieces[i] == "tag":
+            if found.tag:
+                raise ParseError("two tags", found.uri_end)
+            if not is_token(pieces[i + 1]):
+                raise ParseError("bad tag", found.uri_end)
+            found.tag = pieces[i + 1]
+    return found
+
+
+def name_addrs_in(text: str, start: int, end: int, limit: int = 256) -> list[NameAddr]:
+    """Parse a comma list of addresses in a range of a text."""
+    if text.find(",", start, end) < 0:
+        return [name_addr_in(text, start, end)]
+    cuts = split_list(text, start, end, limit)
+    return [name_addr_in(text, cuts[i], cuts[i + 1]) for i in range(0, len(cuts), 2)]
+
+
+def parse_name_addr(text: str) -> NameAddr:
+    """Parse one address with its parameters. ParseError when it is none."""
+    return name_addr_in(text, 0, len(text))
+
+
+def parse_name_addr_list(text: str, limit: int = 256) -> list[NameAddr]:
+    """Parse a comma list of addresses. ParseError when one of them is none, or there are more than `limit`."""
+    return name_addrs_in(text, 0, len(text), limit)

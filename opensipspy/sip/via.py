@@ -1,0 +1,173 @@
+"""Via (RFC 3261 §20.42, RFC 3581)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opensipspy.sip.errors import ParseError
+from opensipspy.sip.text import SPACES, is_host, is_ipv6, is_token, number, split_list, split_params, unquote
+
+RPORT_ABSENT: Final = -1
+RPORT_EMPTY: Final = 0
+
+
+class Via:
+    """One hop.
+
+    transport: upper case. host: without brackets, host_text: with. port: 0 when absent. params: raw with the leading ";".
+    branch, received: "" when absent. rport: RPORT_ABSENT, RPORT_EMPTY or the port. start, end: its range in the text.
+    """
+
+    __slots__ = (
+        "_params",
+        "branch",
+        "end",
+        "host",
+        "host_text",
+        "params",
+        "params_start",
+        "port",
+        "received",
+        "rport",
+        "start",
+        "transport",
+    )
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start: int = start
+        self.end: int = end
+        self.transport: str = ""
+        self.host: str = ""
+        self.host_text: str = ""
+        self.port: int = 0
+        self.params: str = ""
+        self.params_start: int = end
+        self.branch: str = ""
+        self.received: str = ""
+        self.rport: int = RPORT_ABSENT
+        self._params: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"Via({self.transport} {self.host_text}:{self.port}{self.params})"
+
+    def param(self, name: str) -> str | None:
+        """The value of a parameter without quotes, "" when it has none, None when it is absent. name: lower case."""
+        params = self._params
+        for i in range(0, len(params), 2):
+            if params[i] == name:
+                return unquote(params[i + 1])
+        return None
+
+    def param_list(self) -> list[str]:
+        """Parameters as a flat list: lower-case name, value as written ("" when there is none), name, value, ..."""
+        return self._params
+
+
+def via_in(text: str, start: int, end: int) -> Via:
+    """Parse one via-parm in a range of a text."""
+    while start < end and text[start] in SPACES:
+        start += 1
+    while end > start and text[end - 1] in SPACES:
+        end -= 1
+    via = Via(start, end)
+    if text.startswith("SIP/2.0/", start):
+        after = text.find(" ", start + 8, end)
+        if after < 0:
+            raise ParseError("Via without a host", start)
+        via.transport = text[start + 8 : after]
+        if not via.transport.isalnum():
+            after = _spaced_protocol(via, text, start, end)
+    else:
+        after = _spaced_protocol(via, text, start, end)
+    if not via.transport.isupper():
+        via.transport = via.transport.upper()
+
+    semicolon = text.find(";", after, end)
+    if semicolon < 0:
+        sent_by = text[after:end].strip(SPACES)
+    else:
+        sent_by = text[after:semicolon].strip(SPACES)
+        via.params_start = semicolon
+        via.params = text[semicolon:end]
+    if not sent_by:
+        raise ParseError("Via without a host", after)
+    if sent_by[0] == "[":
+        close = sent_by.find("]")
+        if close < 0 or not is_ipv6(sent_by[1:close]):
+            raise ParseError("bad IPv6 address in Via", after)
+        via.host = sent_by[1:close]
+        via.host_text = sent_by[: close + 1]
+        rest = sent_by[close + 1 :].lstrip(SPACES)
+        if rest:
+            if rest[0] != ":":
+                raise ParseError("text after the host of a Via", after)
+            via.port = _via_port(rest[1:].strip(SPACES), after)
+    else:
+        colon = sent_by.find(":")
+        if colon >= 0:
+            via.port = _via_port(sent_by[colon + 1 :].strip(SPACES), after)
+            sent_by = sent_by[:colon].rstrip(SPACES)
+        if not sent_by or not is_host(sent_by):
+            raise ParseError("bad host in Via", after)
+        via.host = sent_by
+        via.host_text = sent_by
+    if semicolon >= 0:
+        params = split_params(via.params, semicolon)
+        via._params = params
+        for i in range(0, len(params), 2):
+            name = params[i]
+            if name == "branch":
+                if via.branch:
+                    raise ParseError("two branch parameters in a Via", semicolon)
+                via.branch = params[i + 1]
+            elif name == "rport":
+                value = params[i + 1]
+                via.rport = number(value, 65535, "rport", semicolon) if value else RPORT_EMPTY
+            elif name == "received":
+                via.received = params[i + 1].strip("[]")
+    return via
+
+
+def _via_port(text: str, offset: int) -> int:
+    found = number(text, 65535, "port of a Via", offset)
+    if found == 0:
+        raise ParseError("port of a Via is zero", offset)
+    return found
+
+
+def _spaced_protocol(via: Via, text: str, start: int, end: int) -> int:
+    """The sent-protocol with white space around its slashes, or in another case; the position after it."""
+    one = text.find("/", start, end)
+    two = text.find("/", one + 1, end) if one >= 0 else -1
+    if two < 0:
+        raise ParseError("Via without SIP/2.0/transport", start)
+    name = text[start:one].strip(SPACES)
+    version = text[one + 1 : two].strip(SPACES)
+    if name.upper() != "SIP" or version != "2.0":
+        raise ParseError("Via of another protocol", start)
+    i = two + 1
+    while i < end and text[i] in SPACES:
+        i += 1
+    begin = i
+    while i < end and text[i] not in SPACES:
+        i += 1
+    via.transport = text[begin:i]
+    if not is_token(via.transport) or i == end:
+        raise ParseError("Via without a transport or a host", begin)
+    return i
+
+
+def vias_in(text: str, start: int, end: int, limit: int = 256) -> list[Via]:
+    """Parse a comma list of via-parms in a range of a text."""
+    cuts = split_list(text, start, end, limit)
+    return [via_in(text, cuts[i], cuts[i + 1]) for i in range(0, len(cuts), 2)]
+
+
+def parse_via(text: str) -> Via:
+    """Parse one via-parm. ParseError when it is none."""
+    return via_in(text, 0, len(text))
+
+
+def parse_via_list(text: str, limit: int = 256) -> list[Via]:
+    """Parse the value of a Via header. ParseError when an element is none, or there are more than `limit`."""
+    return vias_in(text, 0, len(text), limit)
