@@ -29,11 +29,13 @@ from opensipspy.sip.via import RPORT_ABSENT, Via
 
 # Requests whose 101 to 299 replies carry the Record-Route set back (RFC 3261 §12.1.1, RFC 6665, RFC 3515).
 _DIALOG_METHODS: Final = M_INVITE | M_SUBSCRIBE | M_REFER | M_NOTIFY
+_COPIED_ONCE: Final = (H_FROM, H_CALL_ID, H_CSEQ)
+_HOP_COPIED: Final = (H_FROM, H_CALL_ID, H_ROUTE)
 _MAX_FORWARDS: Final = "Max-Forwards: 70\r\n"
 
 
 def received_via(msg: Message) -> str:
-    """The top Via of a request with `received` and `rport` as its receiver must fill them in (RFC 3261 §18.2.1, RFC 3581).
+    """The top Via of a request with `received` and `rport` filled in (RFC 3261 §18.2.1, RFC 3581).
 
     The same text as received when nothing has to be added.
     """
@@ -118,18 +120,14 @@ def _encoded(pieces: list[str], body: bytes) -> bytes:
 
 
 def _length_line(msg: Message, out_socket: Socket) -> str:
-    """The Content-Length line to add to an unchanged body: a stream needs one (RFC 3261 §20.14), a datagram does not."""
+    """The Content-Length line that an unchanged body lacks: a stream needs one (RFC 3261 §20.14), a datagram not."""
     if out_socket.proto != PROTO_UDP and not msg.has(H_CONTENT_LENGTH):
         return f"Content-Length: {len(msg.body)}\r\n"
     return ""
 
 
-def _body_notes(msg: Message, edit: Edits, notes: list[Note]) -> bytes:
+def _body_notes(msg: Message, body: bytes, kind: str | None, notes: list[Note]) -> bytes:
     """Notes that make Content-Type and Content-Length fit the new body; they come after the script's own."""
-    body = edit.body
-    if body is None:
-        return msg.body
-    kind = edit.content_type
     if not body:
         kind = ""
     if kind is not None:
@@ -153,8 +151,8 @@ def _body_notes(msg: Message, edit: Edits, notes: list[Note]) -> bytes:
 def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_socket: Socket) -> bytes:
     """A copy of a request as it leaves.
 
-    via: the value of the new top Via ("SIP/2.0/UDP host:port;branch=..."), "" for none. The Via of the previous hop gets
-    received and rport where it must. Everything that is not noted in `edits` leaves as it came.
+    via: the value of the new top Via ("SIP/2.0/UDP host:port;branch=..."), "" for none. The Via of the previous hop
+    gets received and rport where it must. Everything that is not noted in `edits` leaves as it came.
     """
     head = msg.head
     top = msg.via
@@ -174,8 +172,8 @@ def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_so
         pieces.append("\r\n")
         return _encoded(pieces, msg.body)
     notes = edits.all_notes()
-    changed = edits.body_edit()
-    body = msg.body if changed is None else _body_notes(msg, changed, notes)
+    changed = edits.body
+    body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
     if len(fixed) != top.end - top.start:
         notes.insert(0, Note(top.start, top.end, fixed, None))
     start = f"{msg.method} {ruri} SIP/2.0\r\n"
@@ -192,8 +190,8 @@ def build_forwarded_reply(msg: Message, edits: Edits | None, out_socket: Socket)
     if edits is None or not edits:
         return _encoded([head[:cut_start], head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)
     notes = edits.all_notes()
-    changed = edits.body_edit()
-    body = msg.body if changed is None else _body_notes(msg, changed, notes)
+    changed = edits.body
+    body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
     notes.insert(0, Note(cut_start, cut_end, "", None))
     tail = _length_line(msg, out_socket) + "\r\n" if changed is None else "\r\n"
     return _encoded([head[: msg.first_line_end], apply_notes(msg, notes, msg.socket, out_socket), tail], body)
@@ -232,7 +230,7 @@ def build_reply(
                 pieces.append(received_via(msg))
                 pieces.append(head[top.end : starts[i + 1]])
                 seen |= 1
-        elif kind == H_FROM or kind == H_CALL_ID or kind == H_CSEQ:
+        elif kind in _COPIED_ONCE:
             if not seen & (1 << kind):
                 pieces.append(head[starts[i] : starts[i + 1]])
                 seen |= 1 << kind
@@ -281,7 +279,7 @@ def _hop_request(request: Message, method: str, to_line: str, headers: str) -> b
     pieces = [method, " ", request.ruri, " SIP/2.0\r\nVia: ", head[via.start : via.end], "\r\n"]
     for i in range(len(kinds)):
         kind = kinds[i]
-        if kind == H_FROM or kind == H_CALL_ID or kind == H_ROUTE:
+        if kind in _HOP_COPIED:
             pieces.append(head[starts[i] : starts[i + 1]])
         elif kind == H_TO:
             pieces.append(to_line or head[starts[i] : starts[i + 1]])

@@ -23,9 +23,9 @@ _PARAMETER_LIMIT: Final = 64
 class Credentials:
     """The value of an Authorization, Proxy-Authorization, WWW-Authenticate or Proxy-Authenticate header.
 
-    scheme: as written ("Digest"). params: flat list of lower-case name, value without quotes, ... algorithm: as written,
-    "" when absent (MD5 then). nc: eight hexadecimal digits as written. user, domain: username cut at "@". header: where
-    it stood, when it came with a message.
+    scheme: as written ("Digest"). params: flat list of lower-case name, value without quotes, ... algorithm: as
+    written, "" when absent (MD5 then). nc: eight hexadecimal digits as written. user, domain: username cut at "@".
+    header: where it stood, when it came with a message.
     """
 
     __slots__ = (

@@ -31,23 +31,23 @@ class Note:
 class Edits:
     """Notes on one message, in the order in which they were made.
 
-    Offsets are those of the received head. Inserted text goes in front of what stands at its offset, later insertions at
-    one offset after earlier ones. A range that is removed takes insertions inside it along, but not those at its edges.
+    Offsets are those of the received head. Inserted text goes in front of what stands at its offset, later insertions
+    at one offset after earlier ones. A range that is removed takes insertions inside it along, but not those at its edges.
     Of two replacements of the same range the later one counts. Header text is whole lines, each with its CRLF.
     """
 
-    __slots__ = ("body", "content_type", "notes", "parent")
+    __slots__ = ("_body", "_content_type", "notes", "parent")
 
     def __init__(self, parent: Edits | None = None) -> None:
         self.parent: Edits | None = parent
         self.notes: list[Note] | None = None
-        self.body: bytes | None = None
+        self._body: bytes | None = None
         # None keeps the Content-Type that is there.
-        self.content_type: str | None = None
+        self._content_type: str | None = None
 
     def __bool__(self) -> bool:
         """True when there is something to change."""
-        return self.notes is not None or self.body is not None or (self.parent is not None and self.parent.__bool__())
+        return self.notes is not None or self._body is not None or (self.parent is not None and self.parent.__bool__())
 
     def fork(self) -> Edits:
         """Edits of a branch: what is noted there is seen only by it; notes here, also later ones, by both."""
@@ -97,8 +97,8 @@ class Edits:
 
     def set_body(self, body: bytes, content_type: str | None = None) -> None:
         """Send another body. content_type: None keeps the header, "" removes it; an empty body removes it too."""
-        self.body = body
-        self.content_type = content_type
+        self._body = body
+        self._content_type = content_type
 
     def all_notes(self) -> list[Note]:
         """Notes of the parents and then our own."""
@@ -110,11 +110,23 @@ class Edits:
             found += self.notes
         return found
 
-    def body_edit(self) -> Edits | None:
+    @property
+    def body(self) -> bytes | None:
+        """The body that will leave, None when it is the received one."""
+        edits = self._body_edit()
+        return None if edits is None else edits._body
+
+    @property
+    def content_type(self) -> str | None:
+        """The Content-Type that goes with a new body: None keeps the received one, "" is none."""
+        edits = self._body_edit()
+        return None if edits is None else edits._content_type
+
+    def _body_edit(self) -> Edits | None:
         """The innermost Edits that sets a body."""
         edits: Edits | None = self
         while edits is not None:
-            if edits.body is not None:
+            if edits._body is not None:
                 return edits
             edits = edits.parent
         return None

@@ -29,6 +29,9 @@ PROTO_NUMBERS: Final = {
 }
 
 
+_SECURE: Final = (PROTO_TLS, PROTO_WSS)
+
+
 def proto_name(proto: int) -> str:
     """The lower-case name of a transport number, "" for an unknown one."""
     if 0 < proto <= PROTO_WSS:
@@ -46,7 +49,7 @@ def proto_number(name: str) -> int:
 
 def default_port(proto: int) -> int:
     """5061 for TLS and secure WebSocket (80 and 443 are HTTP's, not SIP's, default), else 5060 (RFC 3261 §19.1.2)."""
-    if proto == PROTO_TLS or proto == PROTO_WSS:
+    if proto in _SECURE:
         return 5061
     return 5060
 

@@ -16,9 +16,9 @@ _SPACES: Final = b" \t\r\n"
 class StreamFramer:
     """Collects what one connection delivers and gives back whole messages.
 
-    feed() raises ParseError when the stream cannot be followed any longer: the connection must be closed. Messages that
-    were whole before the break are returned first; then `error` is set, and the next feed() raises it. When the break is
-    the Content-Length itself, the head is returned as the last message, so that its sender gets a 400.
+    feed() raises ParseError when the stream cannot be followed any longer: the connection must be closed. Messages
+    that were whole before the break are returned first; then `error` is set, and the next feed() raises it. When the
+    break is the Content-Length itself, the head is returned as the last message, so that its sender gets a 400.
     `pending` octets wait for the rest of their message; they never exceed the limits.
     """
 
@@ -122,7 +122,7 @@ class StreamFramer:
 
 
 def content_length(head: bytes) -> int:
-    """Content-Length of a head with its blank line, found without parsing the rest. ParseError when absent or no number.
+    """Content-Length of a head (blank line included), found without parsing the rest. ParseError when absent or bad.
 
     Two that differ are an error: readers who disagree about the length see different messages.
     """

@@ -77,8 +77,9 @@ class Header:
 class Message:
     """A request or a reply; made by parse_message.
 
-    head: start line and headers, each with its CRLF, without the blank line. body: cut to Content-Length. method: of the
-    request line, of CSeq in a reply. ruri: as received, "" in a reply. status: 0 in a request. data_len: octets received.
+    head: start line and headers, each with its CRLF, without the blank line. body: cut to Content-Length. method: of
+    the request line, of CSeq in a reply. ruri: as received, "" in a reply. status: 0 in a request. data_len: octets
+    received. via_text: the top Via with received and rport filled in, kept by build.
     force_rport: answer to the port the request came from even when its Via did not ask (the script's force_rport()).
     """
 
