@@ -32,7 +32,7 @@ from .declarations import (
     variable,
 )
 from .find import ModuleLoadError, all_modules, find_module, module_names
-from .module import Module
+from .module import Module, StartError
 from .signature import DeclarationError
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "ParamError",
     "Requires",
     "RouteName",
+    "StartError",
     "Stat",
     "Static",
     "Target",

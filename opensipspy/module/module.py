@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from opensipspy.module.core import CancelHandle, Core
 
 
+class StartError(Exception):
+    """A module cannot start with what it was given; the text says what has to be changed."""
+
+
 class Module:
     """A module: the subclass's docstring is its purpose, its members are its interface.
 
