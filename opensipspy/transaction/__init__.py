@@ -1,7 +1,7 @@
 """The RFC 3261 and RFC 6026 transaction machines, without input or output.
 
 `tables` holds the machines, `layer` carries them out, `state` is what is kept, `ident` finds it again, `timers` wakes
-it, `best` chooses among final responses, `hop` makes ACK and CANCEL.
+it, `best` chooses among final responses.
 """
 
 from .best import best_branch, collected_challenges

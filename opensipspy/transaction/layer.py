@@ -13,10 +13,9 @@ from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from opensipspy.sip import H_TO, Message
+from opensipspy.sip import Message, ParseError, build_ack, build_cancel
 from opensipspy.transaction import tables as t_
 from opensipspy.transaction.best import best_branch
-from opensipspy.transaction.hop import hop_ack, hop_cancel
 from opensipspy.transaction.ident import (
     MAX_BRANCHES,
     branch_parameter,
@@ -317,8 +316,12 @@ class TransactionLayer:
         return not self._client_input(client, t_.START, None, now) & _FAILED
 
     def discard(self, branch: Branch, now: float) -> None:
-        """End a branch that was never sent."""
+        """End a branch that was never sent; its outcome counts for nothing."""
         branch.state = t_.TERMINATED
+        branch.discarded = True
+        branch.local = True
+        if branch.status < 200:
+            branch.status = 487 if branch.cancelled else 477
         self._wheel.disarm(branch)
         self._end(branch.transaction, now)
 
@@ -448,8 +451,11 @@ class TransactionLayer:
 
     def _send_ack(self, client: Client, msg: Message | None) -> None:
         if not client.ack and msg is not None and client.data:
-            to = msg.first(H_TO)
-            client.ack = hop_ack(client.data, to.value if to is not None else "", client.transaction.headers)
+            try:
+                client.ack = build_ack(client.data, msg, client.transaction.headers)
+            except ParseError:
+                # The script made its copy of the request unreadable; the peer cannot have understood it either.
+                return
             client.data = b""
         if client.ack:
             self.hooks.send_request(client, client.ack)
@@ -460,10 +466,13 @@ class TransactionLayer:
             return
         branch.cancelled = True
         transaction = branch.transaction
+        try:
+            data = build_cancel(branch.data, transaction.cancel_reason + transaction.headers)
+        except ParseError:
+            return
         cancel = Client(transaction, False)
         cancel.branch = branch
         branch.cancel = cancel
-        data = hop_cancel(branch.data, transaction.cancel_reason + transaction.headers)
         self.start(cancel, data, branch.target, branch.reliable, now)
 
     # -- response context ----------------------------------------------------------------------------------------
@@ -513,7 +522,8 @@ class TransactionLayer:
 
     def winner(self, transaction: Transaction) -> Branch:
         """The branch whose response counts, among the latest set (section 16.7 step 6)."""
-        best = best_branch(transaction.branches[transaction.first :])
+        latest = transaction.branches[transaction.first :]
+        best = best_branch([b for b in latest if not b.discarded] or latest)
         transaction.final = best
         return best
 

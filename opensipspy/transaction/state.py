@@ -94,7 +94,8 @@ class Branch(Client):
 
     status: the final response that counts for the choice of the best one, 0 while it is awaited. last_received: the
     last status that came over the network, 0 none. local: the final response was made here. phony: no signalling at
-    all, only a reason to wait. minor: nobody waits for it. targets: where else the same request can go, best first.
+    all, only a reason to wait. discarded: its outcome counts for nothing. minor: nobody waits for it. targets: where
+    else the same request can go, best first.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Branch(Client):
         "avps",
         "cancel",
         "cancelled",
+        "discarded",
         "dst_uri",
         "edits",
         "flags",
@@ -138,6 +140,7 @@ class Branch(Client):
         self.last_received: int = 0
         self.local: bool = False
         self.phony: bool = False
+        self.discarded: bool = False
         self.minor: bool = False
         self.reply: Message | None = None
         self.edits: Edits | None = None
@@ -186,6 +189,7 @@ class Transaction(Timed):
         "hash",
         "headers",
         "id",
+        "in_failure",
         "invite",
         "keep_pending",
         "key",
@@ -252,6 +256,7 @@ class Transaction(Timed):
         self.on_failure: str = ""
         self.on_reply: str = ""
         self.busy: int = 0
+        self.in_failure: bool = False
         self.gone: bool = False
         self.callbacks: list[tuple[int, Callback]] | None = None
 

@@ -1,9 +1,9 @@
 """What `tm` offers to other modules.
 
-    tm = core.api("tm", TmApi)
-    tm.on(RESPONSE_OUT, self.account)               # every transaction
-    tm.transaction(run).on(DESTROYED, self.forget)  # one transaction
-    reply = await tm.request("OPTIONS", "sip:gw.example.org", "<sip:me@example.org>", "<sip:gw.example.org>")
+tm = core.api("tm", TmApi)
+tm.on(RESPONSE_OUT, self.account)               # every transaction
+tm.transaction(run).on(DESTROYED, self.forget)  # one transaction
+reply = await tm.request("OPTIONS", "sip:gw.example.org", "<sip:me@example.org>", "<sip:gw.example.org>")
 """
 
 from __future__ import annotations
