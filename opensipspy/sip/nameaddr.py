@@ -14,15 +14,29 @@ _DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
 class NameAddr:
     """One address with its parameters.
 
-    display: without quotes and escapes, "" for none. uri: the text between < and >, or the bare addr-spec. params: raw
-    with the leading ";". start, end: its range in the text it was parsed from. bracketed: it had < and >.
+    text: all of it as written. display: without quotes and escapes, "" for none. uri: the text between < and >, or the
+    bare addr-spec. params: raw with the leading ";". start, end: its range in the text it was parsed from. bracketed:
+    it had < and >.
     """
 
-    __slots__ = ("_params", "bracketed", "display", "end", "params", "start", "tag", "uri", "uri_end", "uri_start")
+    __slots__ = (
+        "_params",
+        "bracketed",
+        "display",
+        "end",
+        "params",
+        "start",
+        "tag",
+        "text",
+        "uri",
+        "uri_end",
+        "uri_start",
+    )
 
     def __init__(self, start: int, end: int) -> None:
         self.start: int = start
         self.end: int = end
+        self.text: str = ""
         self.display: str = ""
         self.uri: str = ""
         self.uri_start: int = start
@@ -31,6 +45,9 @@ class NameAddr:
         self.tag: str = ""
         self.bracketed: bool = False
         self._params: list[str] | None = None
+
+    def __str__(self) -> str:
+        return self.text
 
     def __repr__(self) -> str:
         return "NameAddr(<" + self.uri + ">" + self.params + ")"
@@ -61,7 +78,7 @@ class NameAddr:
 
     @property
     def expires(self) -> int:
-        """The expires parameter in seconds, -1 when absent; nonsense counts as 3600 (RFC 3261 §20.10), cut at 2**32-1."""
+        """The expires parameter in seconds, -1 when absent; nonsense counts as 3600 (RFC 3261 §20.10)."""
         text = self.param("expires")
         if text is None:
             return -1
@@ -77,7 +94,7 @@ class NameAddr:
 
 def parse_q(text: str) -> int:
     """A qvalue in thousandths, -1 when the text is none; more than three decimals are cut."""
-    whole, dot, decimals = text.partition(".")
+    whole, _, decimals = text.partition(".")
     if whole not in ("0", "1", "") or not text.isascii() or (decimals and not decimals.isdigit()):
         return -1
     if not whole and not decimals:
@@ -95,6 +112,7 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
     found = NameAddr(start, end)
     if start == end:
         raise ParseError("empty address", start)
+    found.text = text[start:end]
     angle = text.find("<", start, end)
     if text[start] == '"':
         after = skip_quoted(text, start, end)

@@ -21,9 +21,9 @@ _RESERVED: Final = frozenset(";/?:@&=+$,%")
 class Uri:
     """One URI.
 
-    text: as it was given. scheme: lower case. user, password: escapes kept, "" when absent; for tel: user is the number.
-    host: without brackets, as written; "" for tel: and unknown schemes. port: 0 when absent. params: raw with the leading
-    ";" ("" for none). headers: raw without "?". opaque: what follows the scheme when it is neither sip, sips nor tel.
+    text: as it was given. scheme: lower case. user, password: escapes kept, "" when absent; for tel: user is the
+    number. host: without brackets, as written; "" for tel: and unknown schemes. port: 0 when absent. params: raw with
+    the leading ";" ("" for none). headers: raw without "?". opaque: what follows the scheme when it is neither sip, sips nor tel.
     """
 
     __slots__ = (
@@ -257,7 +257,7 @@ class UriCache:
 
 
 def _canonical(text: str, fold: bool) -> str:
-    """A form in which two equal parts are equal texts: escapes of unreserved characters undone, others in upper case."""
+    """A form in which equal parts are equal texts: escapes of unreserved characters undone, others in upper case."""
     if "%" not in text:
         return text.lower() if fold else text
     pieces = text.split("%")
@@ -289,7 +289,7 @@ def _header_key(piece: str) -> tuple[str, str]:
 
 
 def uri_equal(a: Uri | str, b: Uri | str) -> bool:
-    """RFC 3261 §19.1.4 for sip and sips, RFC 3966 §4 for tel; other schemes as text. ParseError for text that is no URI."""
+    """RFC 3261 §19.1.4 for sip and sips, RFC 3966 §4 for tel; other schemes as text. ParseError for what is no URI."""
     one = parse_uri(a) if isinstance(a, str) else a
     two = parse_uri(b) if isinstance(b, str) else b
     if one.scheme != two.scheme:
@@ -373,10 +373,9 @@ def _tel_equal(one: Uri, two: Uri) -> bool:
         if value == other:
             continue
         # Extensions and global contexts are numbers: visual separators do not count (RFC 3966 §4).
-        if name == "ext" or (name == "phone-context" and value.startswith("+")):
-            if value.translate(_TEL_VISUAL) == other.translate(_TEL_VISUAL):
-                continue
-        return False
+        is_number = name == "ext" or (name == "phone-context" and value.startswith("+"))
+        if not is_number or value.translate(_TEL_VISUAL) != other.translate(_TEL_VISUAL):
+            return False
     return True
 
 

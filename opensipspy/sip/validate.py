@@ -21,8 +21,8 @@ def validate_request(msg: Message) -> None:
 
     Via parses; From, To, Call-ID and CSeq stand exactly once and parse; the method of CSeq is the request's; the
     Request-URI parses (400) and has a scheme that can be routed (416); Max-Forwards is 0 to 255 and stands once. After
-    it `via`, `uri`, `from_`, `to`, `call_id`, `cseq_*` and `max_forwards` of the message raise nothing. A Max-Forwards of
-    0 (483), Proxy-Require (420) and loops are for the script and the proxy to judge.
+    it `via`, `uri`, `from_`, `to`, `call_id`, `cseq_*` and `max_forwards` of the message raise nothing. A Max-Forwards
+    of 0 (483), Proxy-Require (420) and loops are for the script and the proxy to judge.
     """
     try:
         _check_request(msg)

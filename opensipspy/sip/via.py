@@ -14,8 +14,8 @@ RPORT_EMPTY: Final = 0
 class Via:
     """One hop.
 
-    transport: upper case. host: without brackets, host_text: with. port: 0 when absent. params: raw with the leading ";".
-    branch, received: "" when absent. rport: RPORT_ABSENT, RPORT_EMPTY or the port. start, end: its range in the text.
+    transport: upper case. host: without brackets, host_text: with. port: 0 when absent. params: raw with the leading
+    ";". branch, received: "" when absent. rport: RPORT_ABSENT, RPORT_EMPTY or the port. start, end: its range in the text.
     """
 
     __slots__ = (
