@@ -118,7 +118,7 @@ class AuthDb(Module):
         self._load = parse_credentials_list(value)
 
     async def start(self) -> None:
-        self._auth = self.core.api("auth", AuthApi)
+        self._auth = self.core.api("auth", AuthApi)  # type: ignore[type-abstract]
         url = self.db_url
         if not self.given("db_url"):
             url = getattr(self.core.globals, "db_default_url", "") or url

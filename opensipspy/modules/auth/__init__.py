@@ -5,7 +5,6 @@ Where passwords are kept is other modules' business (`auth.api`); here they come
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from typing import Annotated, Any, Final
 
@@ -237,7 +236,7 @@ class Auth(Module, AuthApi):
             except ParseError as error:
                 self.core.log.info("auth: %s in credentials from %s", error.reason, run.msg.source.text)
                 return GENERIC_ERROR
-            if credentials.scheme.lower() != "digest" or credentials.realm.lower() != wanted:
+            if not credentials.is_digest or credentials.realm.lower() != wanted:
                 continue
             fields = (credentials.username, credentials.realm, credentials.uri, credentials.nonce, credentials.cnonce)
             algorithm = ALGORITHMS.get(credentials.algorithm.lower() or "md5")
@@ -268,16 +267,9 @@ class Auth(Module, AuthApi):
     def finish(self, run: Run, attempt: Attempt, secret: str, plain: bool) -> int:
         credentials = attempt.credentials
         algorithm = ALGORITHM_NAMES[attempt.algorithm]
-        try:
-            if plain:
-                ha1 = digest.ha1(credentials.username, credentials.realm, secret, algorithm)
-            else:
-                ha1 = secret.lower()
-            expected = digest.response(credentials, ha1, run.msg.method, run.msg.body)
-        except ValueError:
-            return GENERIC_ERROR
-        given = credentials.response.lower().encode("utf-8", "surrogateescape")
-        if not secret or not hmac.compare_digest(expected.encode("ascii"), given):
+        ha1 = digest.ha1(credentials.username, credentials.realm, secret, algorithm) if plain else secret
+        # An empty password column is no password that a peer could know.
+        if not secret or not digest.verify(credentials, ha1, run.msg.method, run.msg.body):
             return INVALID_PASSWORD
         state = self._state(run)
         if state.authorized is None or state.authorized.header is not attempt.header:

@@ -13,7 +13,7 @@ from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import BRANCH, ERROR, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Run
-from opensipspy.sip import H_OTHER, H_PRIVACY, M_OTHER, METHOD_IDS, Header, Message, header_kind
+from opensipspy.sip import H_OTHER, H_PRIVACY, M_OTHER, Header, Message, header_kind, method_number
 
 from .body import body_now
 
@@ -41,7 +41,7 @@ class Methods:
             name = name.strip()
             if not name:
                 raise ValueError(f'"{text}" is no list of methods such as "INVITE|ACK"')
-            bit = METHOD_IDS.get(name, M_OTHER)
+            bit = method_number(name)
             if bit == M_OTHER:
                 names.add(name)
             else:
@@ -245,9 +245,7 @@ class HeaderFunctions:
         if (code < 300 or msg.status < 300) and code // 100 != msg.status // 100:
             self.core.log.error("sipmsgops: change_reply_status: a %d cannot become a %d", msg.status, code)
             return -1
-        start = msg.head.index(" ") + 1
-        run.edits.replace(start, msg.head.index("\r\n"), f"{code} {reason}")
-        # What follows decides by the status: transactions, accounting, $rs.
+        # What follows decides by the status: transactions, accounting, $rs, and the start line that is built.
         msg.status = code
         msg.reason = reason
         return 1
@@ -308,7 +306,9 @@ class HeaderFunctions:
         changed = run.ctx.setdefault(self._lists_key(run), {})
         if isinstance(changed, dict):
             changed[header.start] = items
-        run.edits.replace(header.start, header.end, f"{header.name}: {', '.join(items)}\r\n" if items else "")
+        line = f"{header.name}: {', '.join(items)}\r\n" if items else ""
+        # A function, because the later of two notes on one range counts only when it is not plainly empty.
+        run.edits.replace(header.start, header.end, lambda in_socket, out_socket: line)
 
     @staticmethod
     def _lists_key(run: Run) -> str:

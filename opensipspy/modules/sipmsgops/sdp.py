@@ -157,7 +157,7 @@ class Session:
         return changed
 
     def hold(self) -> int:
-        """2: an audio stream is sendonly or inactive (RFC 3264 §8.4); 1: it has a null address (RFC 2543); 0: neither."""
+        """2: an audio stream is sendonly or inactive (RFC 3264 §8.4); 1: its address is null (RFC 2543); 0: neither."""
         common_address = connection(self.session)
         common_direction = ""
         for line in self.session:

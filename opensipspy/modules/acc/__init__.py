@@ -1,0 +1,486 @@
+"""Accounting: one record for every transaction that a script marks, to the log, a database, or the event interface.
+
+do_accounting() only marks. The record is made when the transaction tells that its final response went upstream, once;
+a missed call when all destinations of an INVITE have failed, before the failure route can try others. Records for the
+database go through its write-behind queue, which is retried while the database is away; what cannot even be queued
+is written to the log in full, as an alarm, so that no record vanishes without a trace.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from opensipspy.db import Column, Database, DatabaseError, DbValue, Index, Insert, Table, auto_id
+from opensipspy.module import Event, Fixup, Module, Param, ParamError, Requires, Wants, script_function, variable
+from opensipspy.modules.rr.api import RrApi
+from opensipspy.modules.tm.api import FAILURE as TM_FAILURE
+from opensipspy.modules.tm.api import LOCAL_COMPLETED, RESPONSE_OUT, TmApi, Transaction
+from opensipspy.script.declare import Index as VarIndex
+from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, REQUEST
+from opensipspy.script.run import Run, Value
+from opensipspy.sip import M_ACK, M_CANCEL, M_INVITE, Message
+
+from .fields import BACKENDS, MAX_LEGS, Context, Fields
+from .record import ANSWERED, MISSED, Record, first_line, split_comment
+from .record import REQUEST as REQUEST_RECORD
+
+CONTEXT: Final = "acc"
+"""Key in `run.ctx`; the value is a `Context`."""
+ROUTES: Final = REQUEST | FAILURE | BRANCH | LOCAL
+LOG, DB, EVI = (1 << place for place in range(len(BACKENDS)))
+ALL_BACKENDS: Final = LOG | DB | EVI
+FLAGS: Final = {"missed": 1, "failed": 2}
+SIZES: Final = {"method": 16, "from_tag": 64, "to_tag": 64, "callid": 64, "sip_code": 3, "sip_reason": 32}
+FACILITIES: Final = frozenset(
+    {f"LOG_LOCAL{n}" for n in range(8)}
+    | {"LOG_AUTH", "LOG_AUTHPRIV", "LOG_CRON", "LOG_DAEMON", "LOG_FTP", "LOG_KERN", "LOG_LPR", "LOG_MAIL", "LOG_NEWS"}
+    | {"LOG_SYSLOG", "LOG_USER", "LOG_UUCP"}
+)
+# log_level counts as the script does; Python's logging has no notice of its own.
+LEVELS: Final = {
+    -3: 60,
+    -2: logging.CRITICAL,
+    -1: logging.ERROR,
+    1: logging.WARNING,
+    2: 25,
+    3: logging.INFO,
+    4: logging.DEBUG,
+}
+
+
+def _columns(*more: Column) -> tuple[Column, ...]:
+    return (
+        auto_id(),
+        Column("method", "string", SIZES["method"], default=""),
+        Column("from_tag", "string", SIZES["from_tag"], default=""),
+        Column("to_tag", "string", SIZES["to_tag"], default=""),
+        Column("callid", "string", SIZES["callid"], default=""),
+        Column("sip_code", "string", SIZES["sip_code"], default=""),
+        Column("sip_reason", "string", SIZES["sip_reason"], default=""),
+        Column("time", "datetime"),
+        *more,
+        Column("setuptime", "unsigned int", 11, default="0"),
+        Column("created", "datetime", null=True, default=None),
+    )
+
+
+ACC: Final = Table(
+    "acc",
+    7,
+    _columns(
+        Column("duration", "unsigned int", 11, default="0"), Column("ms_duration", "unsigned int", 11, default="0")
+    ),
+    (Index("callid_idx", ("callid",)),),
+)
+MISSED_CALLS: Final = Table("missed_calls", 5, _columns(), (Index("callid_idx", ("callid",)),))
+
+EVENT_PARAMS: Final = ("method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time")
+
+
+class Acc(Module):
+    """Write call and event records."""
+
+    name = "acc"
+    requires = (Requires("tm"), Requires("rr", param="detect_direction"))
+    wants = (Wants("rr"),)
+    tables = (ACC, MISSED_CALLS)
+
+    early_media = Param(int, 0, "1 accounts provisional replies with a body, too.")
+    report_cancels = Param(int, 0, "1 accounts CANCEL transactions.")
+    detect_direction = Param(
+        int, 0, "1 swaps the tags of requests from callee to caller, so that they stay those of the call."
+    )
+    extra_fields = Param(str, "0", "Extra fields: backend: tag->name; tag... Repeat it for each back-end.", func=True)
+    leg_fields = Param(
+        str, "0", "Fields of call legs: backend: tag->name; tag... Repeat it for each back-end.", func=True
+    )
+    log_level = Param(int, 2, "Level of records in the log.")
+    log_facility = Param(str, "LOG_DAEMON", "Syslog facility of records.")
+    db_url = Param(str, None, "URL of the database; without it nothing goes to a database.")
+    db_table_acc = Param(str, "acc", "Table of transactions.")
+    db_table_missed_calls = Param(str, "missed_calls", "Table of missed calls.")
+    acc_method_column = Param(str, "method", "Column of the method.")
+    acc_from_tag_column = Param(str, "from_tag", "Column of the From tag.")
+    acc_to_tag_column = Param(str, "to_tag", "Column of the To tag.")
+    acc_callid_column = Param(str, "callid", "Column of the Call-ID.")
+    acc_sip_code_column = Param(str, "sip_code", "Column of the status.")
+    acc_sip_reason_column = Param(str, "sip_reason", "Column of the reason phrase.")
+    acc_time_column = Param(str, "time", "Column of the time of the record.")
+
+    answered_event = Event("E_ACC_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info"))
+    missed_event = Event(
+        "E_ACC_MISSED_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info", "created", "setuptime")
+    )
+
+    def __init__(self, **params: Any) -> None:
+        self._extra = Fields()
+        self._legs = Fields()
+        self._db: Database | None = None
+        self._rr: RrApi | None = None
+        self._lost = 0
+        super().__init__(**params)
+
+    def set_extra_fields(self, value: str) -> None:
+        if value not in ("", "0"):
+            self._extra.add(value)
+
+    def set_leg_fields(self, value: str) -> None:
+        if value not in ("", "0"):
+            self._legs.add(value)
+
+    def set_param(self, name: str, value: object) -> None:
+        super().set_param(name, value)
+        if name == "log_level" and self.log_level not in LEVELS:
+            raise ParamError(self.name, name, f"is one of {', '.join(map(str, LEVELS))}, not {self.log_level}")
+        if name == "log_facility" and self.log_facility not in FACILITIES:
+            raise ParamError(self.name, name, f"{self.log_facility} is no syslog facility")
+
+    async def start(self) -> None:
+        self._tm = self.core.api("tm", TmApi)  # type: ignore[type-abstract]
+        self._tm.on(RESPONSE_OUT, self._on_response)
+        self._tm.on(LOCAL_COMPLETED, self._on_response)
+        self._tm.on(TM_FAILURE, self._on_failure)
+        if self.detect_direction:
+            self._rr = self.core.api("rr", RrApi)  # type: ignore[type-abstract]
+        if self.db_url:
+            self._db = self.core.database(self.db_url)
+
+    async def stop(self) -> None:
+        """Write what is queued; tell how many records the database never took."""
+        if self._db is None:
+            return
+        try:
+            await self._db.flush()
+        except DatabaseError as error:
+            self.core.log.critical("acc: the database did not take the last writes (%d): %s", self._db.queued, error)
+        if self._lost:
+            self.core.log.critical("acc: %d records went to the log instead of the database", self._lost)
+
+    # --- marking
+
+    def backends(self, text: str) -> int:
+        """A "log|db|evi" argument as a mask, read at load."""
+        mask = 0
+        for word in text.split("|"):
+            word = word.strip().lower()
+            if word == "aaa":
+                raise ValueError("aaa accounting is not available")
+            if word not in BACKENDS:
+                raise ValueError(f'"{word}" is no accounting back-end: those are {", ".join(BACKENDS)}')
+            if word == "db" and not self.db_url:
+                raise ValueError("db accounting needs the parameter db_url of acc")
+            mask |= 1 << BACKENDS.index(word)
+        return mask
+
+    @staticmethod
+    def flags(text: str) -> int:
+        """A "missed|failed" argument as a mask, read at load."""
+        mask = 0
+        for word in text.split("|"):
+            word = word.strip().lower()
+            if word == "cdr":
+                raise ValueError("cdr needs the dialog module, which does not account yet")
+            if word not in FLAGS:
+                raise ValueError(f'"{word}" is no accounting flag: those are {", ".join(FLAGS)}')
+            mask |= FLAGS[word]
+        return mask
+
+    @script_function(routes=ROUTES)
+    def do_accounting(
+        self,
+        run: Run,
+        type: Annotated[int, Fixup("backends", "string")],
+        flags: Annotated[int | None, Fixup("flags", "string")] = None,
+        table: str | None = None,
+    ) -> int:
+        """Mark the transaction for accounting; calls add up.
+
+        type: "log|db|evi". flags: "missed" also records calls that were missed, "failed" also responses from 300 on.
+        table: of the database, instead of db_table_acc.
+        """
+        if run.msg.method_id & M_ACK or (run.msg.method_id & M_CANCEL and not self.report_cancels):
+            return 1
+        context = self._context(run)
+        context.started = True
+        context.plain |= type
+        if flags:
+            if flags & FLAGS["missed"]:
+                context.missed |= type
+            if flags & FLAGS["failed"]:
+                context.failed |= type
+        if table:
+            context.table = table
+        return 1
+
+    @script_function(routes=ROUTES)
+    def drop_accounting(
+        self,
+        run: Run,
+        type: Annotated[int | None, Fixup("backends", "string")] = None,
+        flags: Annotated[int | None, Fixup("flags", "string")] = None,
+    ) -> int:
+        """Take marks back: all, those of some back-ends, or only their flags."""
+        context = self._known(run)
+        if context is None or not context.started:
+            return -1
+        mask = ALL_BACKENDS if type is None else type
+        if flags:
+            if flags & FLAGS["missed"]:
+                context.missed &= ~mask
+            if flags & FLAGS["failed"]:
+                context.failed &= ~mask
+        else:
+            context.plain &= ~mask
+            context.missed &= ~mask
+            context.failed &= ~mask
+        return 1
+
+    @script_function(routes=ROUTES)
+    def acc_new_leg(self, run: Run) -> int:
+        """Start a new call leg with all of its fields NULL. -1 without leg_fields or do_accounting()."""
+        context = self._known(run)
+        if not self._legs.tags or context is None or not context.started or len(context.legs) >= MAX_LEGS:
+            return -1
+        context.legs.append({})
+        return 1
+
+    # --- at once
+
+    @script_function(routes=ROUTES)
+    def acc_log_request(self, run: Run, comment: str) -> int:
+        """Write a record about the request to the log now. comment: "404 Nobody home"."""
+        self._log(self._request_record(run, comment))
+        return 1
+
+    @script_function(routes=ROUTES)
+    def acc_db_request(self, run: Run, comment: str, table: str) -> int:
+        """Write a record about the request to a table now. -1 without a database."""
+        if self._db is None:
+            self.core.log.error("acc: acc_db_request needs the parameter db_url")
+            return -1
+        return 1 if self._insert(self._request_record(run, comment), table, missed=False) else -1
+
+    @script_function(routes=ROUTES)
+    def acc_evi_request(self, run: Run, comment: str) -> int:
+        """Raise E_ACC_EVENT about the request now, or E_ACC_MISSED_EVENT when the comment's code is not below 300."""
+        record = self._request_record(run, comment)
+        self._raise(record, missed=not 0 < int(record.sip_code) < 300)
+        return 1
+
+    # --- variables
+
+    def extra_tag(self, tag: str) -> str:
+        """A tag of $acc_extra, checked at load."""
+        return self._extra.check(tag)
+
+    def leg_tag(self, tag: str) -> str:
+        """A tag of $acc_leg, checked at load."""
+        return self._legs.check(tag)
+
+    @variable("$acc_extra", name_arg=True, parse_name="extra_tag")
+    def acc_extra(self, run: Run, name: str, index: VarIndex) -> Value:
+        """An extra field of the record."""
+        context = self._known(run)
+        return context.extra.get(name) if context is not None else None
+
+    @acc_extra.setter
+    def set_acc_extra(self, run: Run, name: str, index: VarIndex, value: Value) -> None:
+        self._context(run).extra[name] = value
+
+    @variable("$acc_leg", name_arg=True, index=True, parse_name="leg_tag")
+    def acc_leg(self, run: Run, name: str, index: VarIndex) -> Value:
+        """A field of a call leg: of the current one, or by number, from the end when it is negative."""
+        leg = self._leg(self._known(run), index)
+        return leg.get(name) if leg is not None else None
+
+    @acc_leg.setter
+    def set_acc_leg(self, run: Run, name: str, index: VarIndex, value: Value) -> None:
+        leg = self._leg(self._known(run), index)
+        if leg is None:
+            self.core.log.error("acc: $acc_leg(%s): no such leg, or no do_accounting() before", name)
+        else:
+            leg[name] = value
+
+    @variable("$acc_current_leg")
+    def acc_current_leg(self, run: Run, name: object, index: VarIndex) -> Value:
+        """The number of the current call leg, from 0; NULL without do_accounting()."""
+        context = self._known(run)
+        return len(context.legs) - 1 if context is not None and context.started else None
+
+    @staticmethod
+    def _leg(context: Context | None, index: VarIndex) -> dict[str, Value] | None:
+        if context is None or not context.started:
+            return None
+        at = -1 if index is None else index
+        if not isinstance(at, int) or not -len(context.legs) <= at < len(context.legs):
+            return None
+        return context.legs[at]
+
+    # --- transactions
+
+    def _on_response(self, transaction: Transaction, run: Any, reply: Message | None, status: int) -> None:
+        context = run.ctx.get(CONTEXT) if isinstance(run, Run) else None
+        if not isinstance(context, Context) or context.done or not context.started:
+            return
+        if status < 200:
+            if self.early_media and reply is not None and reply.body and not context.early:
+                context.early = True
+                self._write(
+                    context.plain, self._record(ANSWERED, transaction, run, context, reply, status), context.table
+                )
+            return
+        context.done = True
+        if status >= 300:
+            self._missed(transaction, run, context, reply, status)
+        wanted = context.plain & (context.failed if status >= 300 else ALL_BACKENDS)
+        if wanted:
+            self._write(wanted, self._record(ANSWERED, transaction, run, context, reply, status), context.table)
+
+    def _on_failure(self, transaction: Transaction, run: Any, reply: Message | None, status: int) -> None:
+        context = run.ctx.get(CONTEXT) if isinstance(run, Run) else None
+        if isinstance(context, Context) and context.started and not context.done and status >= 300:
+            self._missed(transaction, run, context, reply, status)
+
+    def _missed(self, transaction: Transaction, run: Run, context: Context, reply: Message | None, status: int) -> None:
+        """Record a missed call; the mark goes, so that a failure route decides whether the next miss counts again."""
+        wanted, context.missed = context.missed, 0
+        if wanted and run.msg.method_id & M_INVITE:
+            record = self._record(MISSED, transaction, run, context, reply, status)
+            if wanted & LOG:
+                self._log(record)
+            if wanted & DB:
+                self._insert(record, self.db_table_missed_calls, missed=True)
+            if wanted & EVI:
+                self._raise(record, missed=True)
+
+    def _write(self, wanted: int, record: Record, table: str) -> None:
+        if wanted & LOG:
+            self._log(record)
+        if wanted & DB:
+            self._insert(record, table or self.db_table_acc, missed=False)
+        if wanted & EVI:
+            self._raise(record, missed=int(record.sip_code) >= 300)
+
+    # --- records
+
+    def _record(
+        self, kind: str, transaction: Transaction, run: Run, context: Context, reply: Message | None, status: int
+    ) -> Record:
+        if reply is not None:
+            reason, to_tag = reply.reason, reply.to_tag
+        else:
+            reason = first_line(transaction.last_reply, status)
+            to_tag = run.msg.to_tag or self._tm.local_tag(run)
+        return self._make(kind, run, to_tag, f"{status:03d}", reason, context)
+
+    def _request_record(self, run: Run, comment: str) -> Record:
+        code, reason = split_comment(comment)
+        to_tag = run.reply.to_tag if run.kind == FAILURE and run.reply is not None else run.msg.to_tag
+        return self._make(REQUEST_RECORD, run, to_tag, code, reason, self._known(run))
+
+    def _make(self, kind: str, run: Run, to_tag: str, code: str, reason: str, context: Context | None) -> Record:
+        msg = run.msg
+        from_tag = msg.from_tag
+        if self._rr is not None and msg.to_tag and self._rr.is_upstream(run):
+            from_tag, to_tag = to_tag, from_tag
+        now = self.core.time()
+        return Record(
+            kind,
+            msg.method,
+            from_tag,
+            to_tag,
+            msg.call_id,
+            code,
+            reason,
+            now,
+            context.created if context is not None else now,
+            dict(context.extra) if context is not None else {},
+            [dict(leg) for leg in context.legs] if context is not None and self._legs.tags else [{}],
+        )
+
+    def _log(self, record: Record) -> None:
+        line = record.line(self._extra.names["log"], self._legs.names["log"])
+        # script: as the operator's own lines, records are never left out as repeats.
+        extra = {"script": True, "facility": self.log_facility}
+        self.core.log.log(LEVELS[self.log_level], "%s", line, extra=extra)
+
+    def _insert(self, record: Record, table: str, missed: bool) -> bool:
+        """Queue a row for each leg. False when the database's queue is full: then the log has the record."""
+        if self._db is None:
+            return False
+        rows = [Insert(table, row) for row in self._rows(record, missed)]
+        try:
+            self._db.write_later(*rows)
+        except DatabaseError as error:
+            self._lost += len(rows)
+            line = record.line(self._extra.names["db"], self._legs.names["db"])
+            alarm = {"script": True, "facility": self.log_facility}
+            self.core.log.critical("acc: not in table %s: %s: %s", table, error, line, extra=alarm)
+            return False
+        return True
+
+    def _rows(self, record: Record, missed: bool) -> Iterable[dict[str, DbValue]]:
+        row: dict[str, DbValue] = {
+            self.acc_method_column: self._fit("method", record.method),
+            self.acc_from_tag_column: self._fit("from_tag", record.from_tag),
+            self.acc_to_tag_column: self._fit("to_tag", record.to_tag),
+            self.acc_callid_column: self._fit("callid", record.callid),
+            self.acc_sip_code_column: record.sip_code,
+            self.acc_sip_reason_column: self._fit("sip_reason", record.sip_reason),
+            self.acc_time_column: datetime.fromtimestamp(int(record.time)),
+        }
+        if missed:
+            row["setuptime"] = record.setuptime
+            row["created"] = datetime.fromtimestamp(int(record.created))
+        for tag, column in self._extra.names["db"]:
+            row[column] = record.extra.get(tag)
+        legs = self._legs.names["db"]
+        if not legs:
+            return [row]
+        return [{**row, **{column: leg.get(tag) for tag, column in legs}} for leg in record.legs]
+
+    def _fit(self, column: str, text: str) -> str:
+        """A text that the column takes: a strict back-end would refuse the whole record for a peer's long Call-ID."""
+        if self.db_url is not None and self.db_url.startswith("sqlite"):
+            return text
+        return text[: SIZES[column]]
+
+    def _raise(self, record: Record, missed: bool) -> None:
+        event = self.missed_event if missed else self.answered_event
+        if not event.wanted:
+            return
+        legs = self._legs.names["evi"]
+        for leg in record.legs if legs else [{}]:
+            params: dict[str, Value] = {
+                "method": record.method,
+                "from_tag": record.from_tag,
+                "to_tag": record.to_tag,
+                "callid": record.callid,
+                "sip_code": record.sip_code,
+                "sip_reason": record.sip_reason,
+                "time": int(record.time),
+            }
+            params |= {name: record.extra.get(tag) for tag, name in self._extra.names["evi"]}
+            params |= {name: leg.get(tag) for tag, name in legs}
+            if missed:
+                params |= {"created": int(record.created), "setuptime": record.setuptime}
+            event(**params)
+
+    # --- context
+
+    def _known(self, run: Run) -> Context | None:
+        """The context of the message, or of the transaction that its route runs for."""
+        context = run.ctx.get(CONTEXT)
+        if not isinstance(context, Context):
+            owner = getattr(run.transaction, "run", None)
+            context = owner.ctx.get(CONTEXT) if isinstance(owner, Run) else None
+        return context if isinstance(context, Context) else None
+
+    def _context(self, run: Run) -> Context:
+        context = self._known(run)
+        if context is None:
+            context = run.ctx[CONTEXT] = Context(self.core.time())
+        return context
