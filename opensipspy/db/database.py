@@ -1,8 +1,8 @@
 """What modules ask of a database: reads and writes of one table, raw queries, and writes that nobody waits for.
 
 A write is data (`Insert`, `Update`, ...), so that many of them travel to the back-end as one batch in one transaction.
-`write_later` takes writes at once and keeps them, in order, until the back-end has them: a bounded queue that is retried
-with back-off while the database is away and emptied by `flush` when the server stops.
+`write_later` takes writes at once and keeps them, in order, until the back-end has them: a bounded queue that is
+retried with back-off while the database is away and emptied by `flush` when the server stops.
 
 Methods await plain futures only, so that script coroutines, which run without a task, may call them.
 """

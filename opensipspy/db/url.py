@@ -9,9 +9,10 @@ HIDDEN: Final = "xxxxxx"
 
 
 class DbUrl:
-    """A parsed URL. `str()` and `repr()` hide the password; `path` is what follows the host, or the whole of a file URL.
+    """A parsed URL. `str()` and `repr()` hide the password.
 
-    A file URL's path is relative to the working directory (`sqlite:name.db`) or absolute (`sqlite:/a`, `sqlite:///a`).
+    path: what follows the host, or the whole of a file URL: relative to the working directory (`sqlite:name.db`) or
+    absolute (`sqlite:/a`, `sqlite:///a`).
     """
 
     __slots__ = ("host", "options", "password", "path", "port", "scheme", "user")

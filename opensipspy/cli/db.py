@@ -1,0 +1,119 @@
+"""`opensipspy db`: make the tables that modules need, and show what is there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from opensipspy.db import VERSION_TABLE, DatabaseError, DbDriver, DbUrl, Table, parse_url
+from opensipspy.module import Module, ModuleLoadError, find_module, module_names
+
+SUMMARY = "make the tables of the database, or show them"
+
+DEFAULT_URL = "sqlite:opensipspy.sqlite"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    create_parser = commands.add_parser("create", help="make the tables that are missing; others stay as they are")
+    show_parser = commands.add_parser("show", help="list the tables with their versions")
+    for sub in (create_parser, show_parser):
+        sub.add_argument("--url", default=DEFAULT_URL, help=f"the database (default: {DEFAULT_URL})")
+        which = sub.add_mutually_exclusive_group()
+        which.add_argument("--modules", nargs="+", metavar="NAME", help="only the tables of these modules")
+        which.add_argument("--all", action="store_true", help="the tables of all modules (the default)")
+
+
+def declared_tables(modules: Sequence[str] | None) -> list[Table]:
+    """The tables of the named modules (of all that can be loaded when None), each once, by name.
+
+    Raises ModuleLoadError for a named module that cannot be loaded.
+    """
+    found: dict[str, Table] = {}
+    for name in module_names() if modules is None else modules:
+        try:
+            module = find_module(name)
+        except ModuleLoadError:
+            if modules is not None:
+                raise
+            continue  # a module whose optional client is not installed: its tables are made when it is named
+        for table in module.tables:
+            known = found.setdefault(table.name, table)
+            if known.version != table.version:
+                raise ModuleLoadError(
+                    name, f"table {table.name} is declared in versions {known.version} and {table.version}"
+                )
+    return [found[name] for name in sorted(found)]
+
+
+def driver_for(url: DbUrl) -> DbDriver:
+    """The driver of a URL's scheme; raises DatabaseError."""
+    try:
+        cls: type[Module] = find_module(f"db_{url.scheme}")
+    except ModuleLoadError as error:
+        raise DatabaseError(f"no driver for {url.scheme} URLs: {error}") from error
+    driver = cls()
+    if not isinstance(driver, DbDriver):
+        raise DatabaseError(f"{driver.name} is no database driver")
+    return driver
+
+
+def parsed(url: str) -> DbUrl:
+    try:
+        return parse_url(url)
+    except ValueError as error:
+        raise DatabaseError(str(error)) from error
+
+
+def create(url: str, modules: Sequence[str] | None = None) -> list[str]:
+    """Make the missing tables of the modules (all modules when None); returns the names of those that were made.
+
+    Raises DatabaseError and ModuleLoadError; with a table there in another version, nothing is changed.
+    """
+    target = parsed(url)
+    return asyncio.run(driver_for(target).create_tables(target, declared_tables(modules)))
+
+
+async def versions(url: DbUrl) -> dict[str, int]:
+    """The version of each table that the database knows."""
+    database = driver_for(url).open_database(url)
+    try:
+        rows = await database.select(VERSION_TABLE.name, ("table_name", "table_version"), order="table_name")
+    finally:
+        await database.close()
+    return {str(name): version if isinstance(version, int) else 0 for name, version in rows}
+
+
+def show(url: str, modules: Sequence[str] | None) -> int:
+    target = parsed(url)
+    there = asyncio.run(versions(target))
+    status = 0
+    print(f"{target}")
+    for table in declared_tables(modules):
+        version = there.pop(table.name, None)
+        if version is None:
+            note, status = f"missing (version {table.version})", 1
+        elif version != table.version:
+            note, status = f"version {version}, needed is {table.version}", 1
+        else:
+            note = f"version {version}"
+        print(f"  {table.name:20} {note}")
+    for name, version in there.items():
+        print(f"  {name:20} version {version} (of no module)")
+    return status
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        if args.command == "show":
+            return show(args.url, args.modules)
+        tables = declared_tables(args.modules)
+        print(f"{parsed(args.url)}: {', '.join(table.name for table in tables)}")
+        made = create(args.url, args.modules)
+    except (DatabaseError, ModuleLoadError) as error:
+        print(f"opensipspy db: {error}", file=sys.stderr)
+        return 1
+    print(f"made {', '.join(made)}" if made else "all of them are there")
+    return 0
