@@ -28,7 +28,7 @@ Piece = str | int | Callable[[Run], Value]
 
 def by_line(text: str) -> Pattern:
     """An expression for which line ends count."""
-    return Pattern(text, newline=True)
+    return Pattern(text, lines=True)
 
 
 def at_once(text: str) -> Pattern:
@@ -55,7 +55,7 @@ class Substitution:
         if unknown:
             raise ValueError(f'"{unknown.pop()}" is no flag of an expression: those are g, i and s')
         self.all = "g" in flags
-        self.pattern = Pattern(expression, ignore_case="i" in flags, newline="s" not in flags)
+        self.pattern = Pattern(expression, ignore_case="i" in flags, lines="s" not in flags)
         self.pieces: list[Piece] = []
         for part in parse_format(replacement, catalogue).parts:
             if isinstance(part, str):

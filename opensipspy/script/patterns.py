@@ -169,7 +169,7 @@ class Pattern:
         self.text: str = text
         try:
             self._compiled: Any = regex.compile(
-                translate(text, newline), regex.IGNORECASE | regex.ASCII if ignore_case else regex.ASCII
+                translate(text, lines), regex.IGNORECASE | regex.ASCII if ignore_case else regex.ASCII
             )
         except regex.error as error:
             raise ValueError(str(error)) from None
