@@ -77,9 +77,7 @@ def test_an_unknown_command_is_an_error_object(tmp_path: Path) -> None:
 
 def test_twenty_clients_at_once_get_their_own_answers(tmp_path: Path) -> None:
     async def scenario(core: FakeCore, door: MiFifo) -> list[str]:
-        asks = [
-            asyncio.to_thread(ask, tmp_path, request("echo", {"text": f"t{i}"}, i), f"reply{i}") for i in range(20)
-        ]
+        asks = [asyncio.to_thread(ask, tmp_path, request("echo", {"text": f"t{i}"}, i), f"reply{i}") for i in range(20)]
         return await asyncio.gather(*asks)
 
     answers = [json.loads(text) for text in run_door(tmp_path, scenario)]
@@ -138,7 +136,14 @@ def test_a_notification_and_a_request_without_a_reply_pipe_are_carried_out_silen
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"hello\n", b"\x00\xff\xfe\n", b":../../etc/passwd:{}\n", b":a/b:{}\n", b":x:GET / HTTP/1.0\n", b":x:{\"a\": \"\n\"}\n"],
+    [
+        b"hello\n",
+        b"\x00\xff\xfe\n",
+        b":../../etc/passwd:{}\n",
+        b":a/b:{}\n",
+        b":x:GET / HTTP/1.0\n",
+        b':x:{"a": "\n"}\n',
+    ],
 )
 def test_garbage_does_not_keep_the_next_command_from_its_answer(tmp_path: Path, garbage: bytes) -> None:
     async def scenario(core: FakeCore, door: MiFifo) -> str:
@@ -162,11 +167,13 @@ def test_a_reply_goes_only_into_a_pipe_of_the_reply_folder(tmp_path: Path) -> No
     async def scenario(core: FakeCore, door: MiFifo) -> None:
         (tmp_path / "link").symlink_to(outside)
         os.link(outside, tmp_path / "hard")
-        for name in ("precious", "link", "missing"):
-            with open(tmp_path / "fifo", "w") as fifo:
-                fifo.write(f":{name}:{request('uptime')}")
+        reader = os.open(outside, os.O_RDONLY | os.O_NONBLOCK)
+        for name in ("precious", "link", "hard"):
+            (tmp_path / "fifo").write_text(f":{name}:{request('uptime')}")
             await asyncio.to_thread(ask, tmp_path, request("uptime"))
         await core.settle()
+        assert os.read(reader, 100) == b"", "nothing was written through the links"
+        os.close(reader)
 
     run_door(tmp_path, scenario)
     assert target.read_text() == "untouched"
