@@ -32,8 +32,8 @@ class Edits:
     """Notes on one message, in the order in which they were made.
 
     Offsets are those of the received head. Inserted text goes in front of what stands at its offset, later insertions
-    at one offset after earlier ones. A range that is removed takes insertions inside it along, but not those at its edges.
-    Of two replacements of the same range the later one counts. Header text is whole lines, each with its CRLF.
+    at one offset after earlier ones. A range that is removed takes insertions inside it along, but not those at its
+    edges. Of two replacements of the same range the later one counts. Header text is whole lines, each with its CRLF.
     """
 
     __slots__ = ("_body", "_content_type", "notes", "parent")

@@ -42,7 +42,7 @@ from opensipspy.sip.tables import (
 )
 from opensipspy.sip.text import SPACES, find_unquoted, is_token, number
 from opensipspy.sip.uri import Uri, parse_uri
-from opensipspy.sip.via import Via, via_in, vias_in
+from opensipspy.sip.via import Via, broken_via_in, via_in, vias_in
 
 ABSENT: Final = -1
 _UNREAD: Final = -2
@@ -673,37 +673,36 @@ def _read_body(msg: Message) -> None:
 def _attach(error: ParseError, msg: Message) -> None:
     """Decide whether a broken message can be answered, and hand it over when it can.
 
-    A reply copies Via, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2) and follows the top Via; a reply or an ACK is
-    never answered.
+    A reply follows the top Via and copies From, To, Call-ID and CSeq as far as they are there (RFC 3261 §8.2.6.2, RFC
+    4475 §3.3.1); a reply or an ACK is never answered.
     """
     if error.status == DROP or not msg.is_request or msg.method_id == M_ACK:
         error.status = DROP
         return
     if not msg._starts:
         _salvage_headers(msg)
-    kinds = msg._kinds
-    if len(msg._starts) != len(kinds) + 1:
-        # The header loop stopped at a broken line: close the last good header there.
+    if len(msg._starts) != len(msg._kinds) + 1:
+        # The header loop stopped at a broken line.
         _salvage_headers(msg)
-    if (
-        H_VIA not in kinds
-        or H_FROM not in kinds
-        or H_TO not in kinds
-        or H_CALL_ID not in kinds
-        or H_CSEQ not in kinds
-        or not _via_is_good(msg)
-    ):
+    if not salvage_via(msg):
         error.status = DROP
         return
     error.message = msg
 
 
-def _via_is_good(msg: Message) -> bool:
-    """True when the top Via parses: a reply knows where to go."""
+def salvage_via(msg: Message) -> bool:
+    """Make the top Via of a message that is refused readable, perhaps without its parameters; False when it cannot be."""
     try:
         return bool(msg.via.host)
     except ParseError:
+        if H_VIA not in msg._kinds:
+            return False
+    start, end = msg._value_range(msg._kinds.index(H_VIA))
+    try:
+        msg._via = broken_via_in(msg._flat, start, end)
+    except ParseError:
         return False
+    return True
 
 
 def _salvage_headers(msg: Message) -> None:

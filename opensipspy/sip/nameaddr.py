@@ -160,6 +160,9 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
         if "?" in found.uri or "," in found.uri:
             # Without brackets these end the URI or the element (RFC 3261 §20.10).
             raise ParseError("address with '?' or ',' needs < and >", start)
+    if " " in found.uri or '"' in found.uri or "\t" in found.uri:
+        # Folds are spaces by now.
+        raise ParseError("space or quote inside an address", found.uri_start)
     params = found.params
     if params.startswith(";tag="):
         tag = params[5:]

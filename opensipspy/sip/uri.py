@@ -23,7 +23,7 @@ class Uri:
 
     text: as it was given. scheme: lower case. user, password: escapes kept, "" when absent; for tel: user is the
     number. host: without brackets, as written; "" for tel: and unknown schemes. port: 0 when absent. params: raw with
-    the leading ";" ("" for none). headers: raw without "?". opaque: what follows the scheme when it is neither sip, sips nor tel.
+    the leading ";" ("" for none). headers: raw without "?". opaque: what follows a scheme other than sip, sips and tel.
     """
 
     __slots__ = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opensipspy.sip.errors import DROP, ParseError
-from opensipspy.sip.message import Message
+from opensipspy.sip.message import Message, salvage_via
 from opensipspy.sip.tables import (
     H_CALL_ID,
     H_CSEQ,
@@ -13,6 +13,7 @@ from opensipspy.sip.tables import (
     H_VIA,
     HEADER_NAMES,
     M_ACK,
+    M_OTHER,
 )
 
 
@@ -27,7 +28,7 @@ def validate_request(msg: Message) -> None:
     try:
         _check_request(msg)
     except ParseError as error:
-        if error.status == DROP or msg.method_id == M_ACK:
+        if error.status == DROP or msg.method_id == M_ACK or not salvage_via(msg):
             error.status = DROP
         else:
             error.message = msg
@@ -38,38 +39,32 @@ def _check_request(msg: Message) -> None:
     kinds = msg._kinds
     if H_VIA not in kinds:
         raise ParseError("no Via", 0, DROP)
-    _check_via(msg)
+    msg.via  # noqa: B018 - parsed here so that nothing later meets a broken one
     for kind in (H_FROM, H_TO, H_CALL_ID, H_CSEQ):
         count = kinds.count(kind)
         if count != 1:
             if count == 0:
-                # Without it no reply can be built that the sender would recognise.
-                raise ParseError("no " + HEADER_NAMES[kind], 0, DROP)
+                raise ParseError("no " + HEADER_NAMES[kind])
             raise ParseError("more than one " + HEADER_NAMES[kind])
     if not msg.call_id:
         raise ParseError("Call-ID is empty")
-    msg.from_  # noqa: B018 - parsed here so that nothing later meets a broken one
+    msg.from_  # noqa: B018
     msg.to  # noqa: B018
     if msg.cseq_method != msg.method:
-        raise ParseError("method of CSeq is not the method of the request")
+        # RFC 4475 §3.1.2.18: a method that nobody knows is refused as such.
+        status = 501 if msg.method_id == M_OTHER else 400
+        raise ParseError("method of CSeq is not the method of the request", 0, status)
     if H_MAX_FORWARDS in kinds:
         if kinds.count(H_MAX_FORWARDS) > 1:
             raise ParseError("more than one Max-Forwards")
         msg.max_forwards  # noqa: B018
-    scheme = msg.uri.scheme
+    uri = msg.uri
+    if uri.headers:
+        # RFC 3261 §19.1.1: headers have no place in a Request-URI, and must not slip into a forwarded one.
+        raise ParseError("Request-URI with headers", msg.ruri_start)
+    scheme = uri.scheme
     if scheme != "sip" and scheme != "sips" and scheme != "tel":
         raise ParseError("unsupported URI scheme", msg.ruri_start, 416)
-
-
-def _check_via(msg: Message) -> None:
-    try:
-        via = msg.via
-    except ParseError as error:
-        # The way back is what cannot be read.
-        error.status = DROP
-        raise
-    if not via.host:
-        raise ParseError("Via without a host", via.start, DROP)
 
 
 def validate_reply(msg: Message) -> None:

@@ -15,7 +15,8 @@ class Via:
     """One hop.
 
     transport: upper case. host: without brackets, host_text: with. port: 0 when absent. params: raw with the leading
-    ";". branch, received: "" when absent. rport: RPORT_ABSENT, RPORT_EMPTY or the port. start, end: its range in the text.
+    ";". branch, received: "" when absent. rport: RPORT_ABSENT, RPORT_EMPTY or the port. start, end: its range in the
+    text.
     """
 
     __slots__ = (
@@ -133,6 +134,27 @@ def _via_port(text: str, offset: int) -> int:
     if found == 0:
         raise ParseError("port of a Via is zero", offset)
     return found
+
+
+def broken_via_in(text: str, start: int, end: int) -> Via:
+    """As much of a Via as a refusal needs: its host, whatever its version and parameters look like.
+
+    Its range ends before the first ";" or ",". ParseError when even the host cannot be read.
+    """
+    cut = start
+    while cut < end and text[cut] != ";" and text[cut] != ",":
+        cut += 1
+    version = text.find("/", start, cut) + 1
+    slash = text.find("/", version, cut)
+    if version <= 0 or slash < 0:
+        raise ParseError("Via without SIP/2.0/transport", start)
+    via = via_in("SIP/2.0" + text[slash:cut], 0, cut - slash + 7)
+    via.start = start
+    via.end = cut
+    while via.end > start and text[via.end - 1] in SPACES:
+        via.end -= 1
+    via.params_start = via.end
+    return via
 
 
 def _spaced_protocol(via: Via, text: str, start: int, end: int) -> int:
