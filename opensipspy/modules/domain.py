@@ -29,7 +29,8 @@ DOMAIN_TABLE: Final = Table(
 
 NO_CACHE: Final = 0
 CACHE: Final = 1
-MAX_LABELS: Final = 128
+# Each label of a name in a request costs a question where nothing is kept in memory.
+MAX_LABELS: Final = 16
 
 AttrsVar = Annotated[VarRef | None, WritableVar()]
 

@@ -51,6 +51,8 @@ PRESETS: Final = {
 }
 CLUSTER_PRESETS: Final = ("federation-cachedb-cluster", "full-sharing-cluster", "full-sharing-cachedb-cluster")
 CLUSTER_MODES: Final = ("federation-cachedb", "full-sharing", "full-sharing-cachedb")
+# Fields whose parameter is not FIELD_column; last_modified has none.
+COLUMN_PARAMS: Final = {"username": "user_column"}
 NOT_ALONE: Final = "needs a cluster of servers, which this server does not join"
 
 CONTACT_PARAMS: Final = (
@@ -241,7 +243,7 @@ class Usrloc(Module, Location):
         found = self._domains.get(name)
         if found is None:
             self._prepare()
-            columns = {field: getattr(self, f"{'user' if field == 'username' else field}_column") for field in FIELDS}
+            columns = {field: getattr(self, COLUMN_PARAMS.get(field, f"{field}_column"), field) for field in FIELDS}
             found = self._domains[name] = DomainStore(
                 name,
                 self.mode,
