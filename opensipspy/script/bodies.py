@@ -46,9 +46,8 @@ def parts(content_type: str, body: bytes) -> list[Part]:
     whole = Part(content_type, 0, len(body))
     if not whole.mime.startswith("multipart/"):
         return [whole]
-    boundary = dict((name.lower(), value) for name, value in uris.params(content_type.partition(";")[2])).get(
-        "boundary"
-    )
+    attributes = uris.params(content_type.partition(";")[2])
+    boundary = next((value for name, value in attributes if name.lower() == "boundary"), None)
     if not boundary:
         return [whole]
     mark = b"--" + boundary.encode("utf-8", "surrogateescape")

@@ -25,7 +25,7 @@ from opensipspy.script.run import (
 from opensipspy.script.runtime import L_INFO, report
 from opensipspy.script.services import ScriptServices
 from opensipspy.script.variables_branch import add_branch, main_branch, set_main_branch
-from opensipspy.sip import Socket, parse_uri
+from opensipspy.sip import ParseError, Socket, parse_uri
 
 VIA_WORDS: Final = ("force-rport", "add-local-rport", "reply-to-via", "force-tcp-alias")
 _SERIAL: Final = "core.serial"
@@ -334,7 +334,12 @@ class CoreFunctions:
         """Reuse the request's connection for requests to its source address and this port, the Via's by default."""
         if run.msg.source.connection == 0:
             return 1
-        port = port_alias if port_alias is not None else run.msg.via.port
+        port = port_alias
+        if port is None:
+            try:
+                port = run.msg.via.port
+            except ParseError:
+                return -1
         return self.services.tcp_alias(run, port or 5060)
 
     def set_advertised_address(self, run: Run, adv_addr: str | None) -> int:

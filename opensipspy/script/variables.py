@@ -341,13 +341,20 @@ class CoreVariables:
         return run.msg.call_id or None
 
     def get_cseq(self, run: Run, name: object, index: Index) -> Value:
-        return run.msg.cseq_number if run.msg.value(sip.H_CSEQ) else None
+        try:
+            return run.msg.cseq_number
+        except sip.ParseError:
+            return None
 
     def get_user_agent(self, run: Run, name: object, index: Index) -> Value:
         return or_null(run.msg.value(sip.H_USER_AGENT))
 
     def get_content_length(self, run: Run, name: object, index: Index) -> Value:
-        return run.msg.content_length if run.msg.value(sip.H_CONTENT_LENGTH) else None
+        try:
+            length = run.msg.content_length
+        except sip.ParseError:
+            return None
+        return length if length >= 0 else None
 
     def get_contact(self, run: Run, name: object, index: Index) -> Value:
         """The contacts as they are written, one after the other over all headers."""
@@ -797,7 +804,12 @@ def _contact_field(text: str, field: str) -> str | None:
 
 
 def _credentials(msg: Message) -> Any:
-    """The credentials that scripts see: Proxy-Authorization's before Authorization's (RFC 7616), None without any."""
+    """The credentials that scripts see: Proxy-Authorization's before Authorization's, None without any.
+
+    ACK and CANCEL show none: nobody can be challenged for them (RFC 3261 §22.1).
+    """
+    if msg.method_id in (sip.M_ACK, sip.M_CANCEL):
+        return None
     for kind in (sip.H_PROXY_AUTHORIZATION, sip.H_AUTHORIZATION):
         try:
             found = msg.credentials(kind)

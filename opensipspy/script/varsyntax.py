@@ -643,7 +643,7 @@ class _Parser:
             number = int(word.strip())
         except ValueError:
             raise VariableError(f"{word!r} is not a number", begin, end, "transformation-argument") from None
-        if abs(number) > 0x7FFFFFFF:
+        if not -0x80000000 <= number <= 0x7FFFFFFF:
             raise VariableError(f"{word} is too large", begin, end, "transformation-argument")
         return number
 
