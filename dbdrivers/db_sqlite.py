@@ -129,6 +129,8 @@ class DbSqlite(Module, DbDriver):
         """One more extension."""
         if not value.partition(";")[0].strip():
             raise ValueError("takes the path of a library")
+        if not hasattr(sqlite3.Connection, "enable_load_extension"):
+            raise ValueError("this Python was built without SQLite extensions")
         self._extensions.append(value)
 
     def open_database(self, url: DbUrl) -> SqliteDatabase:

@@ -1,0 +1,201 @@
+"""The queue of writes that nobody waits for: bounded, in order, retried, flushed, never lost silently."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+import opensipspy.db.database as database_module
+from opensipspy.db import (
+    Condition,
+    Database,
+    DatabaseError,
+    Databases,
+    DbDriver,
+    DbUrl,
+    DbValue,
+    Insert,
+    Table,
+    Write,
+    parse_url,
+)
+
+
+class Memory(Database):
+    """Keeps the rows written; `failures` are raised first, one for each call."""
+
+    def __init__(self) -> None:
+        super().__init__(parse_url("memory:x"))
+        self.rows: list[object] = []
+        self.failures: list[DatabaseError] = []
+        self.calls = 0
+
+    async def select(
+        self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
+    ) -> list[tuple[DbValue, ...]]:
+        return [(7,)] if where == (("table_name", "=", "acc"),) else []
+
+    async def execute(self, writes: Sequence[Write]) -> list[int]:
+        self.calls += 1
+        await asyncio.sleep(0)
+        if self.failures:
+            error = self.failures.pop(0)
+            if error.transient:
+                self.note_failure(error)
+            raise error
+        if any(isinstance(w, Insert) and w.row.get("id") == "bad" for w in writes):
+            raise DatabaseError("this row never fits")
+        self.rows += [w.row["id"] for w in writes if isinstance(w, Insert)]
+        self.note_success()
+        return [1] * len(writes)
+
+    async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
+        return []
+
+
+def row(number: object) -> Insert:
+    return Insert("t", {"id": number})  # type: ignore[dict-item]
+
+
+def away() -> DatabaseError:
+    return DatabaseError("gone", transient=True)
+
+
+def test_queued_writes_arrive_in_order_in_one_batch():
+    async def scenario() -> None:
+        database = Memory()
+        for number in range(5):
+            database.write_later(row(number))
+        await database.flush()
+        assert database.rows == [0, 1, 2, 3, 4]
+        assert database.calls == 1
+        assert database.queued == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_queue_is_written_when_the_database_is_back(caplog: pytest.LogCaptureFixture, monkeypatch):
+    """Two failures and a recovery are two lines of log."""
+    monkeypatch.setattr(database_module, "FIRST_RETRY_S", 0.001)
+
+    async def scenario() -> None:
+        database = Memory()
+        database.failures = [away(), away()]
+        database.write_later(row(1), row(2))
+        assert database._writer is not None
+        await database._writer
+        assert database.rows == [1, 2]
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(scenario())
+    assert [r.getMessage() for r in caplog.records] == [
+        "database memory:x is not available: gone",
+        "database memory:x is available again",
+    ]
+
+
+def test_a_row_that_never_fits_is_dropped_alone_and_told(caplog: pytest.LogCaptureFixture):
+    async def scenario() -> None:
+        database = Memory()
+        database.write_later(row(1), row("bad"), row(2))
+        await database.flush()
+        assert database.rows == [1, 2]
+
+    asyncio.run(scenario())
+    assert ["a write to table t is lost" in r.getMessage() for r in caplog.records] == [True]
+
+
+def test_the_queue_is_bounded(monkeypatch):
+    monkeypatch.setattr(database_module, "MAX_QUEUED_WRITES", 2)
+
+    async def scenario() -> None:
+        database = Memory()
+        database.write_later(row(1), row(2))
+        with pytest.raises(DatabaseError, match="2 writes are waiting") as caught:
+            database.write_later(row(3))
+        assert caught.value.transient
+        await database.flush()
+        assert database.rows == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_a_flush_that_fails_keeps_the_queue():
+    async def scenario() -> None:
+        database = Memory()
+        database.failures = [away()]
+        database.write_later(row(1))
+        with pytest.raises(DatabaseError):
+            await database.flush()
+        assert database.queued == 1
+        await database.flush()
+        assert database.rows == [1]
+
+    asyncio.run(scenario())
+
+
+def test_a_flush_in_the_middle_of_a_batch_writes_nothing_twice():
+    async def scenario() -> None:
+        database = Memory()
+        database.write_later(row(1))
+        await asyncio.sleep(0)  # the writer has begun
+        await database.flush()
+        assert database.rows == [1]
+
+    asyncio.run(scenario())
+
+
+def test_check_version_tells_what_is_needed():
+    async def scenario() -> None:
+        database = Memory()
+        await database.check_version("acc", 7)
+        with pytest.raises(DatabaseError, match="table acc has version 7, 8 is needed"):
+            await database.check_version("acc", 8)
+        with pytest.raises(DatabaseError, match="table other is not there"):
+            await database.check_version("other", 1)
+
+    asyncio.run(scenario())
+
+
+class MemoryDriver(DbDriver):
+    schemes = ("memory",)
+
+    def open_database(self, url: DbUrl) -> Database:
+        return Memory()
+
+    async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
+        return []
+
+
+def test_modules_that_name_the_same_url_share_the_database():
+    databases = Databases()
+    databases.add(MemoryDriver())
+    assert databases.get("memory:x") is databases.get("memory:x")
+    assert databases.get("memory:x") is not databases.get("memory:y")
+
+
+def test_a_driver_that_is_not_loaded_is_named():
+    databases = Databases()
+    with pytest.raises(DatabaseError, match=r'loadmodule "db_mysql\.so"') as caught:
+        databases.get("mysql://u:secret@h/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_closing_flushes_and_reports_what_failed():
+    async def scenario() -> None:
+        databases = Databases()
+        databases.add(MemoryDriver())
+        good, bad = databases.get("memory:x"), databases.get("memory:y")
+        assert isinstance(good, Memory)
+        assert isinstance(bad, Memory)
+        bad.failures = [away(), away()]
+        good.write_later(row(1))
+        bad.write_later(row(1))
+        failures = await databases.close()
+        assert good.rows == [1]
+        assert [str(f) for f in failures] == ["gone"]
+
+    asyncio.run(scenario())
