@@ -379,8 +379,7 @@ class Rr(Module, RrApi):
 
     def _ftag(self, run: Run) -> str:
         tag = run.msg.from_tag if self.append_fromtag else ""
-        # A tag is a token; what is none would break out of the URI that it is written into.
-        return f";ftag={tag}" if tag and UNSAFE.isdisjoint(tag) else ""
+        return f";ftag={tag}" if tag else ""
 
     def _user(self, run: Run) -> str:
         if not self.add_username:
