@@ -66,7 +66,13 @@ def summaries() -> list[tuple[str, str]]:
     for name in command_names():
         tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
         for node in tree.body:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+            target = (
+                node.target
+                if isinstance(node, ast.AnnAssign)
+                else node.targets[0]
+                if isinstance(node, ast.Assign)
+                else None
+            )
             if isinstance(target, ast.Name) and target.id == "SUMMARY" and isinstance(node, ast.Assign | ast.AnnAssign):
                 if isinstance(node.value, ast.Constant):
                     found.append((name.replace("_", "-"), str(node.value.value)))

@@ -167,4 +167,5 @@ def print_help() -> None:
 
 
 def version_text() -> str:
-    return f"opensipspy {__version__} ({platform.machine()}/{platform.system().lower()}), Python {platform.python_version()}"
+    system = f"{platform.machine()}/{platform.system().lower()}"
+    return f"opensipspy {__version__} ({system}), Python {platform.python_version()}"

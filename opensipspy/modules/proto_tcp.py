@@ -25,7 +25,10 @@ class ProtoTcp(Module):
         int, 32, "How many messages may wait for a connection that cannot take them before it is closed."
     )
     tcp_async_local_write_timeout = Param(
-        int, 10, "How long the C server tries to write at once; writing is handed to the system at once here.", unit="ms"
+        int,
+        10,
+        "How long the C server tries to write at once; writing is handed to the system at once here.",
+        unit="ms",
     )
 
     @property

@@ -17,7 +17,9 @@ NOT_FOUND: Final = 4
 class CaresClient(DnsClient):
     """A `DnsClient` on the system's resolv.conf, or on the name servers given."""
 
-    def __init__(self, servers: list[str] | None = None, tries: int = 0, timeout_s: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, servers: list[str] | None = None, tries: int = 0, timeout_s: float = 0.0, **options: Any
+    ) -> None:
         if tries > 0:
             options["tries"] = tries
         if timeout_s > 0:

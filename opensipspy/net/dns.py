@@ -85,7 +85,7 @@ class DnsClient(ABC):
     async def query(self, name: str, kind: str) -> list[Record]:
         """Records of kind "A", "AAAA", "SRV" or "NAPTR"; [] when the name has none. Raises DnsError."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - many clients have nothing to give up
         """Give up what is being asked."""
 
 
@@ -100,9 +100,10 @@ class Place:
         self.port: int = port
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Place)
-            and (self.proto, self.address, self.port) == (other.proto, other.address, other.port)
+        return isinstance(other, Place) and (self.proto, self.address, self.port) == (
+            other.proto,
+            other.address,
+            other.port,
         )
 
     def __hash__(self) -> int:
@@ -276,7 +277,7 @@ class Resolver:
         places: list[Place] = []
         for owner, transport in services:
             records = yield (owner, "SRV")
-            for record in self._srv_order(records):
+            for record in self._srv_order(records)[:MOST_TARGETS]:
                 if record.target in ("", "."):
                     continue
                 places += yield from self._at_address(record.target.lower(), record.port, transport, required=False)
@@ -305,7 +306,9 @@ class Resolver:
                     found.append((record.target.rstrip(".").lower(), transport))
             if found:
                 return found
-        return [(SRV_PREFIXES[p] + name, p) for p in self.settings.protocols if p in SRV_PREFIXES and p != sip.PROTO_TLS]
+        return [
+            (SRV_PREFIXES[p] + name, p) for p in self.settings.protocols if p in SRV_PREFIXES and p != sip.PROTO_TLS
+        ]
 
     def _srv_order(self, records: Sequence[Record]) -> list[Record]:
         """By priority, and inside one priority drawn by weight (RFC 2782)."""

@@ -16,8 +16,7 @@ from typing import Final, cast
 
 from opensipspy import sip
 from opensipspy.net.transport import Deliver, Traffic, Transport
-from opensipspy.sip import ParseError, Peer, Socket
-from opensipspy.sip.framing import PING, PONG, StreamFramer
+from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ class TcpSettings:
     connect_timeout_s, lifetime_s (idle), message_time_s (to receive the rest of a message that has begun).
     max_connections in all, max_per_source for one address. max_postponed: messages that wait while the peer is slow.
     max_chunks: pieces that one message may arrive in, 0 for any number. send_timeout_s: how long data may wait before
-    the peer is given up, 0 for as long as it is little. keepalive: TCP's own, with idle_s, interval_s and count where not 0.
+    the peer is given up, 0 for as long as it is little. keepalive: TCP's own; its idle_s, interval_s and count count
+    where they are not 0. sweep_s: how often idle connections are looked for.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class TcpSettings:
         keepalive_interval_s: int = 0,
         keepalive_count: int = 0,
         tos: int = 0,
-        limits: sip.Limits | None = None,
+        sweep_s: float = SWEEP_S,
+        limits: sip.Limits = sip.DEFAULT_LIMITS,
     ) -> None:
         self.connect_timeout_s = connect_timeout_s
         self.lifetime_s = lifetime_s
@@ -78,6 +79,7 @@ class TcpSettings:
         self.keepalive_interval_s = keepalive_interval_s
         self.keepalive_count = keepalive_count
         self.tos = tos
+        self.sweep_s = sweep_s
         self.limits = limits
 
 
@@ -101,7 +103,7 @@ class TcpConnection(asyncio.Protocol):
         self.pending_bytes = 0
         self._postponed = 0
         self._chunks = 0
-        self._framer = StreamFramer(owner.settings.limits) if owner.settings.limits else StreamFramer()
+        self._framer = StreamFramer(owner.settings.limits)
 
     # -- asyncio.Protocol
 
@@ -120,14 +122,17 @@ class TcpConnection(asyncio.Protocol):
             owner.framing_error(self, error)
             return
         for item in items:
-            if isinstance(item, bytes):
-                owner.traffic.received += 1
-                owner.deliver(item, self.peer, self.socket)
-                if self.closed:
-                    return
-            elif item == PING:
+            if item == PING:
                 if owner.settings.crlf_pingpong:
                     self.write(CRLF)
+            elif item != PONG:
+                owner.traffic.received += 1
+                owner.deliver(item, self.peer, self.socket)
+            if self.closed:
+                return
+        if self._framer.error is not None:
+            owner.framing_error(self, self._framer.error)
+            return
         if not self._framer.pending:
             self.message_since = -1.0
             self._chunks = 0
@@ -228,7 +233,7 @@ class TcpTransport(Transport):
     def serve(self) -> None:
         for socket, listener in self._listeners.items():
             self._loop.add_reader(listener.fileno(), self._accept, socket, listener)
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = self._loop.call_later(self.settings.sweep_s, self._sweep)
 
     def _accept(self, socket: Socket, listener: os_socket.socket) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
@@ -451,7 +456,7 @@ class TcpTransport(Transport):
                 self._loop.sock_connect(made, (peer.address, peer.port)), self.settings.connect_timeout_s
             )
             await self._loop.create_connection(lambda: connection, sock=made)
-        except (OSError, TimeoutError, asyncio.TimeoutError) as error:
+        except (OSError, TimeoutError) as error:
             made.close()
             LOG.warning("tcp: cannot connect to %s: %s", peer.text, error or "timed out")
             connection.close()
@@ -470,7 +475,7 @@ class TcpTransport(Transport):
 
     def _sweep(self) -> None:
         """Close idle connections, and those whose message does not end in time."""
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = self._loop.call_later(self.settings.sweep_s, self._sweep)
         now = self.now()
         settings = self.settings
         for connection in list(self._connections.values()):

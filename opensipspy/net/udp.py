@@ -59,6 +59,7 @@ class UdpListener:
         self._queue: deque[tuple[bytes, tuple[str, int]]] = deque()
         self._os = bound_datagram_socket(socket, settings)
         self._fd: int = self._os.fileno()
+        self._family = self._os.family
 
     def serve(self) -> None:
         self._loop.add_reader(self._fd, self._readable)
@@ -92,7 +93,7 @@ class UdpListener:
 
     def send(self, data: bytes, peer: Peer) -> bool:
         """Send one datagram, or queue it when the kernel's buffer is full."""
-        if self._fd < 0:
+        if self._fd < 0 or not self._is_literal(peer.address):
             return False
         destination = (peer.address, peer.port)
         if self._queue:
@@ -106,6 +107,16 @@ class UdpListener:
             LOG.warning("%s: cannot send %d bytes to %s: %s", self.socket.text, len(data), peer.text, error)
             return False
         self._traffic.sent += 1
+        return True
+
+    def _is_literal(self, address: str) -> bool:
+        """Whether the system can send there without a look-up: a name, as a hostile maddr could hold, would block."""
+        try:
+            os_socket.inet_pton(self._family, address.partition("%")[0])
+        except (OSError, ValueError):
+            self._traffic.send_errors += 1
+            LOG.warning("%s: cannot send to %r: no address of this family", self.socket.text, address)
+            return False
         return True
 
     def _enqueue(self, data: bytes, destination: tuple[str, int]) -> bool:

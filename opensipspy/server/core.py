@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from opensipspy import sip
 from opensipspy.db import Database, Databases
@@ -31,7 +31,12 @@ T = TypeVar("T")
 
 LOG: Final = logging.getLogger("opensipspy.core")
 
-MOST_URIS: Final = 2048
+
+@runtime_checkable
+class Replies(Protocol):
+    """A module that answers requests."""
+
+    def reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int: ...
 
 
 class Repeating:
@@ -82,12 +87,14 @@ class ServerCore(Core):
         self.before: list[Callable[[Run], bool | None]] = []
         self.after: list[Callable[[Run], None]] = []
         self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
-        self.request_sender: Callable[[Run, int, str, str, bytes], int] | None = None
+        self._signaling: Replies | None = None
+        self._transactions: Replies | None = None
+        self._stateless: Replies | None = None
         self._wheel = Wheel()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._uris: dict[str, Uri] = {}
+        self._uris = sip.UriCache()
         self._tag_secret = secrets.token_bytes(16)
 
     # -- time
@@ -123,7 +130,7 @@ class ServerCore(Core):
                 continue
             try:
                 fn(*args)
-            except Exception as error:  # noqa: BLE001 - one timer's mistake must not end the others
+            except Exception as error:
                 self.counters.internal_errors.inc()
                 LOG.error("timer %s: %s", getattr(fn, "__qualname__", fn), describe_failure(error), exc_info=self.debug)
         self._arm(time.monotonic())
@@ -209,6 +216,16 @@ class ServerCore(Core):
     def database(self, url: str) -> Database:
         return self.databases.get(url)
 
+    def find_repliers(self) -> None:
+        """Look up the modules that answer requests, once all are loaded."""
+        self._signaling = self._replier("signaling")
+        self._transactions = self._replier("tm")
+        self._stateless = self._replier("sl")
+
+    def _replier(self, name: str) -> Replies | None:
+        found = self.modules.get(name)
+        return found if isinstance(found, Replies) else None
+
     # -- sending
 
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
@@ -222,13 +239,7 @@ class ServerCore(Core):
 
     def uri(self, text: str) -> Uri:
         """A URI parsed, from a small cache; raises sip.ParseError."""
-        found = self._uris.get(text)
-        if found is None:
-            found = sip.parse_uri(text)
-            if len(self._uris) >= MOST_URIS:
-                self._uris.clear()
-            self._uris[text] = found
-        return found
+        return self._uris.parse(text)
 
     def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:
         if isinstance(uri, str):
@@ -347,14 +358,19 @@ class ServerCore(Core):
         return hashlib.blake2b(data, digest_size=12, key=self._tag_secret).hexdigest()
 
     def server_header(self) -> str:
-        """The Server header line of replies made here, without its end; "" when `server_signature` is off."""
+        """The value of the Server header of replies made here; "" when `server_signature` is off."""
         if self.globals is None or not self.globals.server_signature:
             return ""
-        return str(self.globals.server_header)
+        # The script gives the whole line, name included.
+        return str(self.globals.server_header or "").removeprefix("Server:").strip()
 
     def send_reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
-        if self.request_sender is not None:
-            return self.request_sender(run, code, reason, headers, body)
+        if self._signaling is not None:
+            return self._signaling.reply(run, code, reason, headers, body)
+        if self._transactions is not None and run.transaction is not None:
+            return self._transactions.reply(run, code, reason, headers, body)
+        if self._stateless is not None:
+            return self._stateless.reply(run, code, reason, headers, body)
         return self.reply_stateless(run, code, reason, headers, body)
 
     def reply_stateless(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
@@ -369,7 +385,14 @@ class ServerCore(Core):
             kept = run.ctx.get("reply_body")
             body = kept if isinstance(kept, bytes) else b""
         data = sip.build_reply(
-            msg, code, reason, "" if msg.to_tag or code == 100 else self.to_tag(msg), extra, body, content_type, server=self.server_header()
+            msg,
+            code,
+            reason,
+            "" if msg.to_tag or code == 100 else self.to_tag(msg),
+            extra,
+            body,
+            content_type,
+            server=self.server_header(),
         )
         sent = self.network.send(data, sip.reply_destination(msg), msg.socket)
         run.handled = True

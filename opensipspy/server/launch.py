@@ -8,7 +8,8 @@ import sys
 import traceback
 from typing import Final
 
-from opensipspy.server.load import Loaded, LoadError, load
+from opensipspy.server.errors import LoadError
+from opensipspy.server.load import Loaded, load
 from opensipspy.server.logs import (
     L_DBG,
     L_NOTICE,

@@ -205,9 +205,8 @@ class SyslogSink(Sink):
         self._os: os_socket.socket | None = None
 
     def write(self, level: int, text: str, fields: dict[str, Any]) -> None:
-        line = f"<{self._facility * 8 + SEVERITIES[level]}>{self._name}[{fields['pid']}]: " + self.styled(
-            level, text, fields
-        )
+        facility = FACILITIES.get(fields["facility"].upper(), self._facility)
+        line = f"<{facility * 8 + SEVERITIES[level]}>{self._name}[{fields['pid']}]: " + self.styled(level, text, fields)
         data = line[:LINE_BYTES].encode("utf-8", "backslashreplace")
         for _ in range(2):
             if self._os is None and not self._connect():
@@ -278,8 +277,9 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = from_python(record.levelno)
-        # xlog() lines are the operator's own: he decides how many.
-        if level != L_DBG and not getattr(record, "script", False):
+        # xlog() lines are the operator's own: he decides how many. Of accounting, every line counts.
+        script = getattr(record, "script", False) or getattr(record, "accounting", False)
+        if level != L_DBG and not script:
             admitted, left_out = self._repeats.admit((record.name, record.levelno, str(record.msg)))
             if not admitted:
                 return
@@ -293,13 +293,15 @@ class LogHandler(logging.Handler):
         if left_out:
             text += f" (and {left_out} more like it before)"
         name = record.name.removeprefix("opensipspy.").removeprefix("modules.")
-        self._write(level, text, name, record.created)
+        facility = getattr(record, "facility", "")
+        self._write(level, text, name, record.created, str(facility))
         if record.exc_info and record.exc_info[0] is not None:
             for line in "".join(traceback.format_exception(*record.exc_info)).splitlines():
                 self._write(level, printable(line), name, record.created)
 
-    def _write(self, level: int, text: str, name: str, created: float) -> None:
+    def _write(self, level: int, text: str, name: str, created: float, facility: str = "") -> None:
         fields = {
+            "facility": facility,
             "pid": os.getpid(),
             "name": name,
             "prefix": self.prefix,

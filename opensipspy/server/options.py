@@ -6,8 +6,8 @@ from __future__ import annotations
 class Options:
     """script: path, "-" for standard input. check_only: 0 run, 1 `-c`, 2 `-C`. verbosity: how many `-d`.
 
-    listen: `-l` values, instead of the script's sockets. arguments: `-o NAME=VALUE`. notes: flags that were accepted and
-    have no effect here, each with the reason, for the log. argv: the command line as it was given.
+    listen: `-l` values, instead of the script's sockets. arguments: `-o NAME=VALUE`. notes: flags that were accepted
+    and have no effect here, each with the reason, for the log. argv: the command line as it was given.
     """
 
     def __init__(self) -> None:

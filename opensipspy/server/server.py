@@ -15,9 +15,10 @@ import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import __version__, sip
+from opensipspy.db import DbDriver
 from opensipspy.management import (
     CoreCommands,
     EventCommands,
@@ -45,15 +46,18 @@ from opensipspy.net import (
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
+from opensipspy.server.errors import LoadError, StartError
 from opensipspy.server.listening import ListenError, Planned, plan, reverse_names
-from opensipspy.server.load import Loaded, LoadError
-from opensipspy.server.logs import Logs
+from opensipspy.server.logs import NOTICE, Logs
 from opensipspy.server.options import Options
 from opensipspy.server.process import PidFile, ProcessError, Readiness, become, enter, find_ids
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
 from opensipspy.server.trouble import describe_failure
 from opensipspy.sip import Peer
+
+if TYPE_CHECKING:
+    from opensipspy.server.load import Loaded
 
 LOG: Final = logging.getLogger("opensipspy.core")
 
@@ -65,10 +69,6 @@ CLOSE_S: Final = 0.5
 LOAD_SAMPLE_S: Final = 1.0
 HOSTS_FILE: Final = "/etc/hosts"
 STATUS_GROUP: Final = "core"
-
-
-class StartError(Exception):
-    """The server cannot start; the text is for the operator."""
 
 
 class LazyDns(DnsClient):
@@ -195,6 +195,9 @@ class Server:
         core.program = self.loaded.program
         core.services = self.services
         core.modules = self.loaded.modules
+        for module in core.modules.values():
+            if isinstance(module, DbDriver):
+                core.databases.add(module)
         self.services.attach(core, self.logs)
         settings = self.loaded.globals
         self.steps.check_via = bool(settings.check_via) or self.options.check_via
@@ -219,13 +222,13 @@ class Server:
             return self.exit_status
         ready()
         self.readiness.tell("READY=1")
-        LOG.log(25, "ready: %s", " ".join(socket.text for socket in self.core.sockets) or "no sockets")
+        LOG.log(NOTICE, "ready: %s", " ".join(socket.text for socket in self.core.sockets) or "no sockets")
         await self._stopping.wait()
         self.readiness.tell("STOPPING=1")
-        LOG.log(25, "stopping")
+        LOG.log(NOTICE, "stopping")
         await self.drain()
         await self.shut_down()
-        LOG.log(25, "stopped")
+        LOG.log(NOTICE, "stopped")
         return self.exit_status
 
     async def start(self) -> None:
@@ -299,7 +302,9 @@ class Server:
         ):
             self._open(planned)
         if not self.core.sockets:
-            raise StartError("there is nothing to listen on: the script has no socket= line that fits a loaded protocol")
+            raise StartError(
+                "there is nothing to listen on: the script has no socket= line that fits a loaded protocol"
+            )
         for proto, host, port in self.loaded.aliases():
             self.core.identity.add(host, port, proto)
         if settings.auto_aliases:
@@ -339,6 +344,7 @@ class Server:
         )
 
     async def _start_modules(self) -> None:
+        self.core.find_repliers()
         for module in self.loaded.in_order():
             try:
                 module.bind(self.core)
@@ -359,9 +365,9 @@ class Server:
         startup = program.route(kinds.STARTUP, "")
         if startup is not None:
             self.core.run_route(startup, self._made_up_run(kinds.STARTUP), _nothing)
-        for interval_s, route in self.loaded.timer_routes():
+        for interval_s, route in program.timer_routes:
             self.core.every(interval_s, self._timer_route(route))
-        for name, route in self.loaded.event_routes():
+        for name, route in program.event_routes:
             self.core.events.listen(name, self._event_route(route))
 
     def _made_up_run(self, kind: int) -> Run:
@@ -418,7 +424,9 @@ class Server:
             number = sip.proto_number(name)
             stats.computed("net", f"waiting_{name}", lambda n=number: self.network.waiting(n), help="Bytes waiting.")
         for name, seconds in (("load", 1), ("load1m", 60), ("load10m", 600)):
-            stats.computed("load", name, lambda s=seconds: self.load(s), help=f"CPU use of the last {seconds} s, percent.")
+            stats.computed(
+                "load", name, lambda s=seconds: self.load(s), help=f"CPU use of the last {seconds} s, percent."
+            )
             stats.computed("load", f"{name}-all", lambda s=seconds: self.load(s), help="The same for all processes.")
         stats.computed("load", "processes_number", lambda: 1, help="Processes of the server.")
         resolver = core.resolver
@@ -472,7 +480,7 @@ class Server:
         """Read the script again and use its routes from the next message on. Raises LoadError, and changes nothing."""
         program = self.loaded.reload(self.options)
         self.core.program = program
-        LOG.log(25, "the routes were loaded again")
+        LOG.log(NOTICE, "the routes were loaded again")
 
     # -- stop
 
@@ -487,7 +495,7 @@ class Server:
         if tcp is not None:
             tcp.pause()
         end = self.core.now() + DRAIN_S
-        while self.core.now() < end and (self.core.stepper.suspended or self._unfinished()):
+        while self.core.now() < end and (self.core.stepper.suspended or self._unfinished()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         self.network.pause()
         self.core.stepper.cancel_all()
@@ -525,7 +533,7 @@ class Server:
     async def _within(self, work: Awaitable[None], limit_s: float, name: str) -> None:
         try:
             await asyncio.wait_for(work, limit_s)
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             LOG.error("%s did not end within %.1f s", name, limit_s)
         except Exception as error:  # noqa: BLE001 - the others are stopped all the same
             LOG.error("%s: %s", name, describe_failure(error))
@@ -569,4 +577,3 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         except ImportError:
             pass
     return asyncio.new_event_loop()
-

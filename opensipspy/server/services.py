@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable
 from typing import Final
 
@@ -51,10 +52,10 @@ class Services(ScriptServices):
             SCRIPT_LOG.log(TO_PYTHON[level], "%s", text, extra=SCRIPT_LINE)
 
     def now(self) -> float:
-        return self._core.now()
+        return time.monotonic()
 
     def time(self) -> float:
-        return self._core.time()
+        return time.time()
 
     def log_level(self) -> int:
         return self._logs.level
@@ -150,9 +151,9 @@ class Services(ScriptServices):
     def _branch(self, run: Run) -> str:
         """The same for every copy of a request, so that the next hop sees retransmissions (RFC 3261 §16.11)."""
         msg = run.msg
-        via = msg.via
-        seen = via.branch if via is not None else ""
-        return BRANCH_PREFIX + self._core.digest(f"{seen}|{msg.call_id}|{msg.from_tag}|{msg.cseq_number}|{run.ruri}")
+        return BRANCH_PREFIX + self._core.digest(
+            f"{msg.via.branch}|{msg.call_id}|{msg.from_tag}|{msg.cseq_number}|{run.ruri}"
+        )
 
     def send(self, run: Run, destination: str, headers: str) -> int | Awaitable[int]:
         proto, host, port = split_destination(destination)

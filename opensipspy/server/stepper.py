@@ -63,7 +63,7 @@ class Stepper:
         except StopIteration as stop:
             done(stop.value)
             return True
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told to whoever started it
             failed(error)
             return True
         if len(self.suspended) >= self.most_suspended:
@@ -84,7 +84,7 @@ class Stepper:
             coroutine.throw(reason)
         except StopIteration:
             pass
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             failed(error)
             return
         else:
@@ -146,7 +146,7 @@ class Suspended:
         except StopIteration as stop:
             self._end()
             self._done(stop.value)
-        except (Exception, asyncio.CancelledError) as raised:
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001
             self._end()
             self._failed(raised)
         else:

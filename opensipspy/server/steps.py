@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from opensipspy import sip
+from opensipspy.module import LocateError
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
@@ -50,7 +51,7 @@ class Steps:
         self._core = core
         self._gates: dict[GateKey, Gate] = {}
         self.check_via = False
-        self.limits: sip.Limits = sip.Limits()
+        self.limits: sip.Limits = sip.DEFAULT_LIMITS
         self.slow_after_s = 0.0
         # While the server stops: what would begin something new is left to whoever takes over.
         self.draining = False
@@ -70,6 +71,10 @@ class Steps:
         try:
             try:
                 msg = sip.parse_message(data, source, socket, self.limits)
+                if msg.is_request:
+                    sip.validate_request(msg)
+                else:
+                    sip.validate_reply(msg)
             except ParseError as error:
                 self._unreadable(error, data, source, socket)
                 return
@@ -77,10 +82,13 @@ class Steps:
                 self.request(msg)
             else:
                 self.reply(msg)
-        except Exception as error:  # noqa: BLE001 - our own mistake: one packet, not the server
+        except Exception as error:
             self._core.counters.internal_errors.inc()
             LOG.error(
-                "message from %s: %s", source.text, describe_failure(error), exc_info=error if self._core.debug else None
+                "message from %s: %s",
+                source.text,
+                describe_failure(error),
+                exc_info=error if self._core.debug else None,
             )
         if started and self._core.now() - started > self.slow_after_s:
             self._core.counters.slow_messages.inc()
@@ -213,9 +221,6 @@ class Steps:
         core = self._core
         core.counters.rcv_replies.inc()
         via = msg.via
-        if via is None:
-            core.counters.err_replies.inc()
-            return
         if self.check_via and not core.is_myself(via.host, via.port):
             # RFC 3261 §18.1.2: a reply whose topmost Via is not ours is dropped.
             core.counters.drop_replies.inc()
@@ -268,15 +273,13 @@ class Steps:
         """RFC 3261 §16.7 without a transaction, §16.11: to what the second Via says."""
         core = self._core
         msg = run.msg
-        vias = msg.vias
-        if len(vias) < 2:
+        try:
+            peer = sip.reply_destination(msg)
+            found = core.locate_host(peer.address, peer.port, peer.proto)
+        except (ParseError, LocateError) as error:
             core.counters.drop_replies.inc()
+            LOG.info("reply from %s dropped: %s", msg.source.text, error)
             return
-        via = vias[1]
-        proto = sip.proto_number(via.transport)
-        host = via.received or via.host
-        port = via.rport if via.rport > 0 else (via.port or sip.default_port(proto))
-        found = core.locate_host(host, port, proto)
         if isinstance(found, list):
             self._send_reply(run, found[0])
             return
@@ -298,8 +301,7 @@ class Steps:
 
 def gate_key(msg: Message) -> GateKey:
     """What a request, its copies, its CANCEL and the ACK of its failure have in common (RFC 3261 §17.2.3, §9.1)."""
-    via = msg.via
-    return (msg.call_id, msg.cseq_number, via.branch if via is not None else "")
+    return (msg.call_id, msg.cseq_number, msg.via.branch)
 
 
 def _nothing(run: Run, result: int) -> None:

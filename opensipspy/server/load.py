@@ -1,0 +1,225 @@
+"""From a script's path to everything that it names: modules with their parameters, the catalogue, the compiled routes.
+
+All findings of one script are collected, module by module and line by line, before the start is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from opensipspy import sip
+from opensipspy.db import DbDriver
+from opensipspy.module import Module, ModuleLoadError, ParamError, find_module
+from opensipspy.script import (
+    Finding,
+    Program,
+    ProgramCache,
+    ScriptErrors,
+    check,
+    compile_script,
+    parse_script,
+)
+from opensipspy.script.core import build_catalogue
+from opensipspy.script.declare import Catalogue
+from opensipspy.server.errors import LoadError
+from opensipspy.server.listening import Listen, parse_listen
+from opensipspy.server.options import Options
+from opensipspy.server.services import Services
+
+CACHE_FOLDER: Final = "opensipspy"
+
+
+class Loaded:
+    """A checked and compiled script with its modules, ready to become a server.
+
+    globals: the script's global parameters. modules: instances by name, in the order of loadmodule.
+    """
+
+    def __init__(
+        self, script: Any, program: Program, catalogue: Catalogue, services: Services, modules: dict[str, Module]
+    ) -> None:
+        self.script = script
+        self.globals: Any = script.globals
+        self.program = program
+        self.catalogue = catalogue
+        self.services = services
+        self.modules = modules
+        self.warnings: list[str] = []
+
+    def in_order(self) -> list[Module]:
+        """The modules so that each comes after those that it requires or wants; else as the script loads them."""
+        ordered: list[Module] = []
+        placed: set[str] = set()
+
+        def place(module: Module) -> None:
+            if module.name in placed:
+                return
+            placed.add(module.name)
+            for name in (*module.requires, *module.wants):
+                if name in self.modules:
+                    place(self.modules[name])
+            ordered.append(module)
+
+        for module in self.modules.values():
+            if isinstance(module, DbDriver):
+                place(module)
+        for module in self.modules.values():
+            place(module)
+        return ordered
+
+    def listen(self, options: Options) -> list[Listen]:
+        """The listening points that the command line asks for, else the script."""
+        if options.listen:
+            return [parse_listen(text) for text in options.listen]
+        found = []
+        for line in self.globals.sockets:
+            for port in line.ports or [0]:
+                found.append(
+                    Listen(
+                        line.proto if isinstance(line.proto, int) else sip.proto_number(line.proto or ""),
+                        line.host,
+                        port,
+                        advertised_address=line.as_host or "",
+                        advertised_port=line.as_port or 0,
+                        tag=line.tag or "",
+                    )
+                )
+        return found
+
+    def aliases(self) -> list[tuple[int, str, int]]:
+        """(protocol, host, port) of the script's aliases; 0 for any."""
+        return [
+            (
+                alias.proto if isinstance(alias.proto, int) else sip.proto_number(alias.proto or ""),
+                alias.host,
+                alias.port or 0,
+            )
+            for alias in self.globals.aliases
+        ]
+
+    def reload(self, options: Options) -> Program:
+        """The script's routes as the file has them now, for the modules that are loaded. Raises LoadError."""
+        try:
+            script = parse_script(options.script, options.preprocessor, options.text)
+            findings = check(script, self.catalogue)
+            if any(finding.severity == "error" for finding in findings):
+                raise ScriptErrors(findings)
+            return compile_script(script, self.catalogue)
+        except ScriptErrors as error:
+            raise LoadError(error.render()) from error
+        except OSError as error:
+            raise LoadError(f"{options.script}: {error.strerror or error}") from error
+
+
+def load(options: Options) -> Loaded:
+    """Parse, load, check and compile. Raises LoadError."""
+    try:
+        if options.script == "-" and options.text is None:
+            options.text = sys.stdin.read()
+        elif options.script != "-":
+            # -w comes later, and a reload must still find the file.
+            options.script = os.path.abspath(options.script)
+        return _load(options)
+    except ScriptErrors as error:
+        raise LoadError(error.render()) from error
+    except OSError as error:
+        raise LoadError(f"{options.script}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{options.script}: is not UTF-8 text (octet {error.start})") from error
+
+
+def _load(options: Options) -> Loaded:
+    cache = ProgramCache(cache_folder())
+    cached = (
+        None if options.text is not None or options.check_only else cache.load(options.script, options.preprocessor)
+    )
+    script: Any = cached if cached is not None else parse_script(options.script, options.preprocessor, options.text)
+    services = Services(int(script.globals.xlog_level), options.arguments)
+    catalogue = build_catalogue(services)
+    findings: list[Finding] = []
+    modules = _load_modules(script, findings)
+    _set_parameters(script, modules, findings)
+    _check_requirements(script, modules, findings)
+    for module in modules.values():
+        module.declare(catalogue)
+    if cached is None:
+        findings += check(script, catalogue)
+    if any(finding.severity == "error" for finding in findings):
+        raise ScriptErrors(findings)
+    program = compile_script(script, catalogue)
+    if cached is None and options.text is None and not findings:
+        cache.store(script, program)
+    loaded = Loaded(script, program, catalogue, services, modules)
+    loaded.warnings = [ScriptErrors(findings).render()] if findings else []
+    return loaded
+
+
+def cache_folder() -> Path:
+    """Where compiled scripts are kept between starts."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / CACHE_FOLDER
+
+
+def _finding(place: Any, message: str, hint: str = "") -> Finding:
+    return Finding(place.file, place.line, place.col, place.end_col, "error", "module", message, hint)
+
+
+def _load_modules(script: Any, findings: list[Finding]) -> dict[str, Module]:
+    modules: dict[str, Module] = {}
+    for line in script.loadmodules:
+        try:
+            cls = find_module(line.name, script.mpath)
+        except ModuleLoadError as error:
+            findings.append(_finding(line.pos, f"module {error.name}: {error.reason}", error.hint))
+            continue
+        if cls.name in modules:
+            continue
+        modules[cls.name] = cls()
+    return modules
+
+
+def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Finding]) -> None:
+    for line in script.modparams:
+        for module in _named(line.module, modules):
+            try:
+                module.set_param(line.name, line.value)
+            except ParamError as error:
+                findings.append(_finding(line.pos, f"{error.module}: {error.param}: {error.reason}", error.hint))
+        if not _named(line.module, modules) and not _failed(line.module, findings):
+            findings.append(_finding(line.pos, f'module {line.module} is not loaded: loadmodule "{line.module}.so"'))
+
+
+def _named(text: str, modules: dict[str, Module]) -> list[Module]:
+    """Modules that a modparam line means: one by its name, or several by an expression such as "usrloc|registrar"."""
+    if text in modules:
+        return [modules[text]]
+    if not any(char in text for char in "|.*[("):
+        return []
+    try:
+        pattern = re.compile(text)
+    except re.error:
+        return []
+    return [module for name, module in modules.items() if pattern.fullmatch(name)]
+
+
+def _failed(name: str, findings: list[Finding]) -> bool:
+    """Whether the module was asked for and could not be loaded: one finding for that is enough."""
+    return any(finding.message.startswith(f"module {name}: ") for finding in findings)
+
+
+def _check_requirements(script: Any, modules: dict[str, Module], findings: list[Finding]) -> None:
+    places = {line.name.rpartition("/")[2].removesuffix(".so"): line.pos for line in script.loadmodules}
+    for module in modules.values():
+        for needed in module.requires:
+            condition = getattr(needed, "param", "")
+            if needed in modules or (condition and not module.given(condition)) or _failed(needed, findings):
+                continue
+            place = places.get(module.name)
+            if place is not None:
+                findings.append(
+                    _finding(place, f"module {module.name} needs {needed}", f'loadmodule "{needed}.so" is missing')
+                )

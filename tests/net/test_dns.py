@@ -1,0 +1,238 @@
+"""RFC 3263: from a host to addresses, with a made-up name server and a made-up clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+
+from opensipspy import sip
+from opensipspy.net import DnsClient, DnsError, NotFound, Place, Record, Resolver, ResolverSettings, parse_hosts
+
+UDP, TCP, TLS = sip.PROTO_UDP, sip.PROTO_TCP, sip.PROTO_TLS
+
+
+class Zone(DnsClient):
+    """Answers from a dict; a value that is an exception is raised."""
+
+    def __init__(self, records: dict[tuple[str, str], list[Record] | Exception]) -> None:
+        self.records = records
+        self.asked: list[tuple[str, str]] = []
+
+    async def query(self, name: str, kind: str) -> list[Record]:
+        self.asked.append((name, kind))
+        await asyncio.sleep(0)
+        found = self.records.get((name, kind), [])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def resolver(
+    records: dict[tuple[str, str], list[Record] | Exception], hosts: str = "", **settings: Any
+) -> tuple[Resolver, Zone, Clock]:
+    zone, clock = Zone(records), Clock()
+    made = Resolver(zone, ResolverSettings(**settings), clock, Random(1), parse_hosts(hosts))
+    return made, zone, clock
+
+
+def locate(made: Resolver, *args: Any) -> list[Place]:
+    async def main() -> list[Place]:
+        found = made.locate(*args)
+        return found if isinstance(found, list) else await found
+
+    return asyncio.run(main())
+
+
+def a(address: str, ttl: float = 60) -> Record:
+    return Record(address, ttl)
+
+
+def srv(target: str, port: int, priority: int = 0, weight: int = 0) -> Record:
+    return Record(target, 60, priority=priority, weight=weight, port=port)
+
+
+def naptr(target: str, service: str, order: int = 0) -> Record:
+    return Record(target, 60, priority=order, flags="s", service=service)
+
+
+def test_an_address_needs_no_question() -> None:
+    """RFC 3263 §4.1 and §4.2: a numeric host means UDP, or TLS for sips, on the default port."""
+    made, zone, _ = resolver({})
+    assert made.locate("192.0.2.1") == [Place(UDP, "192.0.2.1", 5060)]
+    assert made.locate("[2001:db8::1]", 5070, TCP) == [Place(TCP, "2001:db8::1", 5070)]
+    assert made.locate("192.0.2.1", 0, 0, True) == [Place(TLS, "192.0.2.1", 5061)]
+    assert zone.asked == []
+
+
+def test_a_port_means_an_address_look_up_only() -> None:
+    """RFC 3263 §4.2: with an explicit port there is no SRV query."""
+    made, zone, _ = resolver({("example.com", "A"): [a("192.0.2.1"), a("192.0.2.2")]})
+    assert locate(made, "Example.com", 5070) == [Place(UDP, "192.0.2.1", 5070), Place(UDP, "192.0.2.2", 5070)]
+    assert zone.asked == [("example.com", "A")]
+
+
+def test_naptr_then_srv_then_a() -> None:
+    """RFC 3263 §4.1: the NAPTR of lowest order with a transport that we have decides."""
+    made, _, _ = resolver(
+        {
+            ("example.com", "NAPTR"): [
+                naptr("_sips._tcp.example.com", "SIPS+D2T", 10),
+                naptr("_sip._tcp.example.com", "SIP+D2T", 20),
+                naptr("_sip._udp.example.com", "SIP+D2U", 30),
+            ],
+            ("_sip._tcp.example.com", "SRV"): [srv("b.example.com", 5061, 2), srv("a.example.com", 5060, 1)],
+            ("_sip._udp.example.com", "SRV"): [srv("a.example.com", 5060)],
+            ("a.example.com", "A"): [a("192.0.2.1")],
+            ("b.example.com", "A"): [a("192.0.2.2")],
+        }
+    )
+    assert locate(made, "example.com") == [
+        Place(TCP, "192.0.2.1", 5060),
+        Place(TCP, "192.0.2.2", 5061),
+        Place(UDP, "192.0.2.1", 5060),
+    ]
+
+
+def test_without_naptr_srv_of_each_of_our_protocols() -> None:
+    """RFC 3263 §4.1, last paragraphs."""
+    made, zone, _ = resolver(
+        {("_sip._tcp.example.com", "SRV"): [srv("a.example.com", 5090)], ("a.example.com", "A"): [a("192.0.2.1")]}
+    )
+    assert locate(made, "example.com") == [Place(TCP, "192.0.2.1", 5090)]
+    assert ("_sip._udp.example.com", "SRV") in zone.asked
+
+
+def test_without_any_service_record_the_name_itself() -> None:
+    made, _, _ = resolver({("example.com", "A"): [a("192.0.2.1")]})
+    assert locate(made, "example.com") == [Place(UDP, "192.0.2.1", 5060)]
+    assert locate(made, "example.com", 0, TCP) == [Place(TCP, "192.0.2.1", 5060)]
+
+
+def test_a_name_that_leads_nowhere_is_not_found() -> None:
+    made, _, _ = resolver({})
+    with pytest.raises(NotFound):
+        locate(made, "example.com")
+    with pytest.raises(NotFound):
+        made.locate("")
+
+
+def test_srv_target_root_means_no_service() -> None:
+    """RFC 2782: a target of "." says that the service is decidedly not there."""
+    made, _, _ = resolver(
+        {("_sip._udp.example.com", "SRV"): [srv(".", 0)], ("example.com", "A"): [a("192.0.2.1")]}, try_naptr=False
+    )
+    assert locate(made, "example.com", 0, UDP) == [Place(UDP, "192.0.2.1", 5060)]
+
+
+def test_srv_weights_share_the_load() -> None:
+    """RFC 2782: inside one priority the chance is the weight."""
+    records = [srv("a.example.com", 5060, 1, 90), srv("b.example.com", 5060, 1, 10)]
+    made, _, _ = resolver(
+        {
+            ("_sip._udp.example.com", "SRV"): records,
+            ("a.example.com", "A"): [a("192.0.2.1")],
+            ("b.example.com", "A"): [a("192.0.2.2")],
+        }
+    )
+    first = Counter(locate(made, "example.com", 0, UDP)[0].address for _ in range(300))
+    assert first["192.0.2.1"] > 3 * first["192.0.2.2"] > 0
+
+
+def test_answers_are_kept_for_their_time_to_live() -> None:
+    made, zone, clock = resolver({("example.com", "A"): [a("192.0.2.1", 60)]})
+    locate(made, "example.com", 5060)
+    assert isinstance(made.locate("example.com", 5060), list), "a cached name must not wait"
+    clock.now += 61
+    locate(made, "example.com", 5060)
+    assert len(zone.asked) == 2
+
+
+def test_that_there_is_nothing_is_kept_too() -> None:
+    """RFC 2308: negative answers are cached, for a short while."""
+    made, zone, clock = resolver({})
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            locate(made, "example.com", 5060)
+    assert len(zone.asked) == 1
+    clock.now += 31
+    with pytest.raises(NotFound):
+        locate(made, "example.com", 5060)
+    assert len(zone.asked) == 2
+
+
+def test_servers_that_fail_are_asked_again_soon() -> None:
+    made, zone, clock = resolver({("example.com", "A"): DnsError("timed out")})
+    with pytest.raises(NotFound):
+        locate(made, "example.com", 5060)
+    zone.records[("example.com", "A")] = [a("192.0.2.1")]
+    clock.now += 3
+    assert locate(made, "example.com", 5060) == [Place(UDP, "192.0.2.1", 5060)]
+    assert made.failures == 1
+
+
+def test_one_question_for_all_who_wait() -> None:
+    made, zone, _ = resolver({("example.com", "A"): [a("192.0.2.1")]})
+
+    async def main() -> list[list[Place]]:
+        waits = [made.locate("example.com", 5060) for _ in range(20)]
+        return [found if isinstance(found, list) else await found for found in waits]
+
+    assert all(found == [Place(UDP, "192.0.2.1", 5060)] for found in asyncio.run(main()))
+    assert len(zone.asked) == 1
+
+
+def test_the_hosts_file_comes_first() -> None:
+    made, zone, _ = resolver({}, "127.0.0.1 localhost pbx # me\n::1 localhost\nnonsense line\n")
+    assert made.locate("PBX", 5060) == [Place(UDP, "127.0.0.1", 5060)]
+    assert made.locate("localhost") == [Place(UDP, "127.0.0.1", 5060)]
+    assert zone.asked == []
+
+
+def test_aaaa_only_when_allowed_and_reachable() -> None:
+    """`dns_try_ipv6` asks for AAAA when there is no A; a server without IPv6 sockets has no use for it."""
+    records: dict[tuple[str, str], list[Record] | Exception] = {("example.com", "AAAA"): [a("2001:db8::1")]}
+    made, _, _ = resolver(records, v6=True, try_ipv6=True)
+    assert locate(made, "example.com", 5060) == [Place(UDP, "2001:db8::1", 5060)]
+    for settings in ({"v6": True}, {"v6": False, "try_ipv6": True}):
+        made, _, _ = resolver(records, **settings)
+        with pytest.raises(NotFound):
+            locate(made, "example.com", 5060)
+    made, _, _ = resolver(records, v4=False, v6=True)
+    assert locate(made, "example.com", 5060) == [Place(UDP, "2001:db8::1", 5060)]
+
+
+def test_a_zone_cannot_make_us_ask_without_end() -> None:
+    many = [srv(f"h{n}.example.com", 5060, n) for n in range(1000)]
+    records: dict[tuple[str, str], list[Record] | Exception] = {("_sip._udp.example.com", "SRV"): many}
+    records |= {(f"h{n}.example.com", "A"): [a("192.0.2.1")] for n in range(1000)}
+    made, zone, _ = resolver(records)
+    assert len(locate(made, "example.com", 0, UDP)) == 32
+    assert len(zone.asked) < 50
+
+
+def test_srv_targets_without_addresses_are_limited_too() -> None:
+    many = [srv(f"h{n}.example.com", 5060, n) for n in range(1000)]
+    made, zone, _ = resolver({("_sip._udp.example.com", "SRV"): many})
+    with pytest.raises(NotFound):
+        locate(made, "example.com", 0, UDP)
+    assert len(zone.asked) < 100
+
+
+def test_flush_forgets() -> None:
+    made, zone, _ = resolver({("example.com", "A"): [a("192.0.2.1")]})
+    locate(made, "example.com", 5060)
+    made.flush()
+    locate(made, "example.com", 5060)
+    assert len(zone.asked) == 2

@@ -1,0 +1,131 @@
+"""UDP over real sockets: what comes in is delivered, what goes out leaves or waits in a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from opensipspy import sip
+from opensipspy.net import UdpSettings, UdpTransport
+from opensipspy.net.udp import DRAIN, UdpListener, is_multicast
+from opensipspy.sip import Peer, Socket
+from tests.server.house import free_port, play, settled
+
+pytestmark = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def listener(received: list[tuple[bytes, Peer]], address: str = "127.0.0.1", **settings: int) -> UdpTransport:
+    made = UdpTransport(
+        lambda data, peer, _: received.append((data, peer)), asyncio.get_running_loop(), UdpSettings(**settings)
+    )
+    made.bind(Socket(sip.PROTO_UDP, address, free_port()))
+    made.serve()
+    return made
+
+
+def only(made: UdpTransport) -> UdpListener:
+    return next(iter(made._listeners.values()))
+
+
+def test_datagrams_arrive_with_their_sender(loop: str) -> None:
+    async def scene() -> None:
+        received: list[tuple[bytes, Peer]] = []
+        udp = listener(received)
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.bind(("127.0.0.1", 0))
+            for number in range(3 * DRAIN):
+                client.sendto(b"%d" % number, ("127.0.0.1", only(udp).socket.port))
+            await settled(lambda: len(received) == 3 * DRAIN)
+            assert [int(data) for data, _ in received] == list(range(3 * DRAIN))
+            assert received[0][1] == Peer(sip.PROTO_UDP, *client.getsockname())
+        await udp.close()
+
+    play(loop, scene)
+
+
+def test_answers_leave_from_the_listening_point(loop: str) -> None:
+    async def scene() -> None:
+        for address in ("127.0.0.1", "::1"):
+            udp = listener([], address)
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.bind((address, 0))
+                client.settimeout(5)
+                at = only(udp).socket
+                assert udp.send(b"hello", Peer(sip.PROTO_UDP, *client.getsockname()[:2]), at)
+                data, source = client.recvfrom(100)
+                assert data == b"hello"
+                assert source[:2] == (address, at.port)
+            await udp.close()
+
+    play(loop, scene)
+
+
+def test_what_the_kernel_does_not_take_waits_in_a_bounded_queue(loop: str) -> None:
+    async def scene() -> None:
+        udp = listener([], queue_datagrams=3)
+        at = only(udp)
+
+        class Full:
+            """A socket whose buffer is full until it is told otherwise."""
+
+            full = True
+            sent: list[bytes] = []
+
+            def sendto(self, data: bytes, address: tuple[str, int]) -> int:
+                if self.full:
+                    raise BlockingIOError
+                self.sent.append(data)
+                return len(data)
+
+            def close(self) -> None:
+                real.close()
+
+        real, fake = at._os, Full()
+        at._os = fake  # type: ignore[assignment]
+        peer = Peer(sip.PROTO_UDP, "127.0.0.1", 9)
+        results = [udp.send(b"%d" % n, peer, at.socket) for n in range(5)]
+        assert results == [True, True, True, False, False]
+        assert udp.traffic.dropped_out == 2
+        assert udp.waiting() == 3
+        fake.full = False
+        await settled(lambda: len(fake.sent) == 3)
+        assert fake.sent == [b"0", b"1", b"2"]
+        assert udp.send(b"5", peer, at.socket)
+        await udp.close()
+
+    play(loop, scene)
+
+
+def test_what_cannot_be_sent_is_refused_at_once(loop: str) -> None:
+    async def scene() -> None:
+        udp = listener([])
+        at = only(udp).socket
+        for address, port in (("example.com", 5060), ("::1", 5060), ("127.0.0.1", 0), ("", 1), ("127.0.0.1\0", 1)):
+            assert not udp.send(b"x", Peer(sip.PROTO_UDP, address, port), at)
+        assert not udp.send(b"x" * 70_000, Peer(sip.PROTO_UDP, "127.0.0.1", 9), at)
+        assert udp.traffic.send_errors == 6
+        await udp.close()
+        assert not udp.send(b"x", Peer(sip.PROTO_UDP, "127.0.0.1", 9), at)
+
+    play(loop, scene)
+
+
+def test_a_port_in_use_is_an_error(loop: str) -> None:
+    async def scene() -> None:
+        udp = listener([])
+        with pytest.raises(OSError, match="in use"):
+            udp.bind(Socket(sip.PROTO_UDP, "127.0.0.1", only(udp).socket.port))
+        await udp.close()
+
+    play(loop, scene)
+
+
+def test_groups_are_known_by_their_address(loop: str) -> None:
+    """RFC 5771, RFC 4291 §2.7; SIP's own group is 224.0.1.75 (RFC 3261 §18.1.1)."""
+    assert is_multicast("224.0.1.75")
+    assert is_multicast("ff02::1")
+    assert not is_multicast("192.0.2.1")
+    assert not is_multicast("2001:db8::1")
