@@ -91,7 +91,8 @@ class Sl(Module):
     def _server_line(self) -> str:
         if not getattr(self.core.globals, "server_signature", True):
             return ""
-        return str(getattr(self.core.globals, "server_header", "") or "")
+        # The script gives the whole line, name included.
+        return str(getattr(self.core.globals, "server_header", "") or "").removeprefix("Server:").strip()
 
     @script_function(routes=REQUEST | ERROR)
     def sl_send_reply(self, run: Run, code: int, reason: str) -> int:

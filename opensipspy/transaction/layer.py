@@ -326,11 +326,15 @@ class TransactionLayer:
         self._end(branch.transaction, now)
 
     def receive_reply(self, client: Client, msg: Message, now: float) -> int:
-        """Feed the machine. DELIVERED when the layer above has to look at the reply, else ABSORBED."""
+        """Feed the machine. DELIVERED when the layer above has to look at the reply, else ABSORBED.
+
+        The layer above keeps the transaction `busy` while it looks, for this may have been its last machine's end.
+        """
         status = msg.status
         branch = client.branch
         if branch is not client or branch is None:  # the answer to a CANCEL says nothing about the INVITE (9.1)
             self._client_input(client, _reply_input(status), msg, now)
+            self._end(client.transaction, now)
             return ABSORBED
         if not branch.phony:
             branch.last_received = status
@@ -348,6 +352,7 @@ class TransactionLayer:
         """The network found out later that the request did not leave (section 17.1.4)."""
         if self._client_input(client, t_.TRANSPORT_ERROR, None, now) & _FAILED and client.branch is client:
             self.hooks.transport_failed(client.branch, now)
+        self._end(client.transaction, now)
 
     def cancel(self, branch: Branch, now: float) -> None:
         """Cancel one branch: at once, or as soon as a provisional response allows it (section 9.1)."""

@@ -145,7 +145,7 @@ def test_a_failure_is_acknowledged_hop_by_hop(before: list[tuple[float, object, 
 def test_timer_d_is_zero_over_a_reliable_transport() -> None:
     """RFC 3261 §17.1.1.2: the transaction ends at once; a copy of the response finds nothing."""
     bench = client("INVITE", reliable=True)
-    play(bench, [(0.0, start, ["INVITE"]), (0.2, recv(486), ["ACK", "deliver 486"]), (0.3, recv(486), [])])
+    play(bench, [(0.0, start, ["INVITE"]), (0.2, recv(486), ["ACK", "deliver 486", "gone"]), (0.3, recv(486), [])])
     assert bench.branch is not None
     assert bench.branch.state == tables.TERMINATED
 
@@ -168,7 +168,7 @@ def sip_lines(data: bytes) -> dict[str, str]:
 
 def test_a_transport_error_ends_an_unanswered_invite() -> None:
     """RFC 3261 §17.1.4: the transaction user is told."""
-    play(client("INVITE", reliable=True), [(0.0, start, ["INVITE"]), (0.3, transport_error, ["failed"])])
+    play(client("INVITE", reliable=True), [(0.0, start, ["INVITE"]), (0.3, transport_error, ["failed", "gone"])])
 
 
 def test_a_transport_error_after_a_provisional_changes_nothing() -> None:
@@ -253,7 +253,7 @@ def test_a_held_cancel_ends_with_a_transport_error() -> None:
     """RFC 3261 §17.1.4."""
     play(
         client("INVITE", reliable=True),
-        [(0.0, start, ["INVITE"]), (0.1, cancel, []), (0.2, transport_error, ["failed"])],
+        [(0.0, start, ["INVITE"]), (0.1, cancel, []), (0.2, transport_error, ["failed", "gone"])],
     )
 
 
@@ -379,7 +379,7 @@ def test_a_transport_error_ends_a_request(before: list[tuple[float, object, list
     """RFC 3261 §17.1.4."""
     play(
         client("MESSAGE", reliable=True),
-        [(0.0, start, ["MESSAGE"]), *before, (0.2, transport_error, ["failed"])],  # type: ignore[list-item]
+        [(0.0, start, ["MESSAGE"]), *before, (0.2, transport_error, ["failed", "gone"])],  # type: ignore[list-item]
     )
 
 
@@ -509,7 +509,7 @@ def test_a_final_answer_from_trying_or_proceeding(status: int) -> None:
     play(server("MESSAGE"), [(0.0, respond(100), ["100"]), (0.1, respond(status), [str(status)])])
 
 
-# -- every state, every input --------------------------------------------------------------------------------------------
+# -- every state, every input ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -120,6 +120,8 @@ class Bench(Hooks):
         client = self.layer.match_reply(msg)
         if client is not None and self.layer.receive_reply(client, msg, now) == DELIVERED:
             self.out.append(f"deliver {msg.status}")
+            client.transaction.busy += 1
+            self.layer.unbusy(client.transaction, now)
         return client
 
 

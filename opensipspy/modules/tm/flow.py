@@ -242,10 +242,13 @@ class Flow(Hooks):
         return True
 
     def release_unused(self, run: Run) -> None:
-        """The script has ended: a transaction without branch and reply would never end, so it is let go."""
+        """The script has ended: a transaction that nothing was sent for would never end, so it is let go."""
         transaction = transaction_of(run)
-        if transaction is None or transaction.branches or transaction.answered or transaction.busy:
+        if transaction is None or transaction.answered or transaction.busy:
             return
+        for branch in transaction.branches:
+            if not branch.discarded:
+                return
         if transaction.uas_status > 100:
             self.wait_for_branches(transaction, 0)
             return
@@ -797,17 +800,14 @@ class Flow(Hooks):
             return
         edits = winner.edits if winner.edits is not None else sip.Edits()
         others = collected_challenges(transaction.branches[transaction.first :], winner)
-        translate = status == 503 and not getattr(self.core.globals, "disable_503_translation", False)
-        if others or translate:
-            edits = edits.fork()
         if others:
+            edits = edits.fork()
             edits.append(others)
-        if translate:
+        data = sip.build_forwarded_reply(reply, edits, transaction.upstream.socket)
+        if status == 503 and not getattr(self.core.globals, "disable_503_translation", False):
             # Section 16.7 step 6: a 503 speaks of the next hop, not of this server.
             status = 500
-            end = reply.head.index("\r\n")
-            edits.replace(0, end, "SIP/2.0 500 Service Unavailable")
-        data = sip.build_forwarded_reply(reply, edits, transaction.upstream.socket)
+            data = b"SIP/2.0 500 Server Internal Error" + data[data.index(b"\r\n") :]
         if self.layer.reply(transaction, status, data, reply.to_tag, False, self.core.now()):
             self._replied(transaction, status, reply)
 

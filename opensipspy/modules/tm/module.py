@@ -216,10 +216,11 @@ class Tm(Module, TmApi):
             self.timeout_finalresponse_inv.value += 1
 
     def server_line(self) -> str:
-        """The Server header of replies made here, without CRLF; "" when the script turned it off."""
+        """The value of the Server header of replies made here; "" when the script turned it off."""
         if not getattr(self.core.globals, "server_signature", True):
             return ""
-        return str(getattr(self.core.globals, "server_header", "") or "")
+        # The script gives the whole line, name included.
+        return str(getattr(self.core.globals, "server_header", "") or "").removeprefix("Server:").strip()
 
     # -- interface for modules -----------------------------------------------------------------------------------
 
@@ -612,7 +613,7 @@ class Tm(Module, TmApi):
             msg = sip.parse_message(text, own, chosen)
         except (ValueError, IndexError) as error:
             return Reply(400, f"Bad request: {error}")
-        run = Run(msg, LOCAL, self.core.program)
+        run = Run(msg, LOCAL, self.core.program, self._services())
         if context:
             run.avps["uac_ctx"] = [context]
         transaction = self.flow.layer.create_local(method, call_id, self.core.now())
@@ -632,6 +633,10 @@ class Tm(Module, TmApi):
             self.flow.layer.unbusy(transaction, self.core.now())
             self.flow.arm()
 
+    def _services(self) -> Any:
+        """What core functions of a route made here need; a core made for tests has none."""
+        return getattr(self.core, "services", None)
+
     async def _local_route(self, run: Run) -> None:
         """Let local_route and the looking-on route see the request."""
         program = self.core.program
@@ -641,7 +646,7 @@ class Tm(Module, TmApi):
         if self.local_request_route:
             shown = self.flow.route(REQUEST, self.local_request_route)
             if shown is not None:
-                await self._run(shown, Run(run.msg, REQUEST, program))
+                await self._run(shown, Run(run.msg, REQUEST, program, self._services()))
 
     async def _run(self, route: Any, run: Run) -> None:
         over = asyncio.Event()
@@ -721,7 +726,8 @@ class Tm(Module, TmApi):
         if route is None:
             return
         target: Target = transaction.upstream
-        shown = Run(sip.parse_message(data, target.peer, target.socket), REQUEST, self.core.program)
+        msg = sip.parse_message(data, target.peer, target.socket)
+        shown = Run(msg, REQUEST, self.core.program, self._services())
         self.core.run_route(route, shown, lambda run, result: None)
 
     # -- variables -----------------------------------------------------------------------------------------------
