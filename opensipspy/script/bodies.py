@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from opensipspy import sip
 from opensipspy.script import uris
 from opensipspy.script.run import Run
 
@@ -30,13 +29,19 @@ class Part:
 
 def current_body(run: Run) -> bytes:
     """The body that leaves: the one set in the script, else the received one."""
-    return run.msg.body if run.new_body is None else run.new_body
+    body = run.edits.body
+    return run.msg.body if body is None else body
+
+
+def current_type(run: Run) -> str:
+    """The Content-Type that leaves, "" for none."""
+    content_type = run.edits.content_type
+    return run.msg.content_type if content_type is None else content_type
 
 
 def set_body(run: Run, body: bytes, content_type: str | None = None) -> None:
-    """Replace the body that leaves; content_type None keeps the received one."""
-    run.new_body = body
-    run.edits.set_body(body, content_type)
+    """Replace the body that leaves; content_type None keeps the one it has."""
+    run.edits.set_body(body, run.edits.content_type if content_type is None else content_type)
 
 
 def parts(content_type: str, body: bytes) -> list[Part]:
@@ -87,11 +92,11 @@ def _part(body: bytes, start: int, end: int) -> Part:
 
 def message_parts(run: Run) -> list[Part]:
     """The parts of the body that was received."""
-    return parts(run.msg.value(sip.H_CONTENT_TYPE), run.msg.body)
+    return parts(run.msg.content_type, run.msg.body)
 
 
 def _sdp_part(run: Run, body: bytes) -> Part | None:
-    for part in parts(run.msg.value(sip.H_CONTENT_TYPE), body):
+    for part in parts(current_type(run), body):
         if part.mime == SDP:
             return part
     return None
@@ -102,8 +107,7 @@ def sdp(run: Run) -> str | None:
     body = current_body(run)
     part = _sdp_part(run, body)
     if part is None:
-        # A description that the script gave to a message without a body.
-        return _text(body) if run.new_body and not run.msg.body else None
+        return None
     return _text(body[part.start : part.end])
 
 

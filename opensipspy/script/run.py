@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from opensipspy import sip
 from opensipspy.script import kinds
+from opensipspy.sip import Edits, Message, Socket
 
 if TYPE_CHECKING:
     from opensipspy.script.services import ScriptServices
-    from opensipspy.sip import Edits, Message, Socket
 
 Value = int | str | None
 
@@ -71,7 +70,6 @@ class Run:
     (kind, name) of the routes being run, innermost last. return_values: what followed the code in the last
     `return(code, a, b, ...)`.
     via_flags: VIA_* bits. advertised_address ("" none), advertised_port (0 none): what our Via shows for this message.
-    new_body: the body that leaves instead of the received one, None when it is unchanged (bodies.set_body sets it).
     reply_edits: header lines, each with CRLF, for replies made here to this request. handled: a reply or a copy left.
     """
 
@@ -96,7 +94,6 @@ class Run:
         "kind",
         "msg",
         "msg_flags",
-        "new_body",
         "params",
         "path",
         "program",
@@ -139,8 +136,7 @@ class Run:
         self.advertised_address: str = ""
         self.advertised_port: int = 0
         self.branches: list[Branch] = []
-        self.edits: Edits = sip.Edits()
-        self.new_body: bytes | None = None
+        self.edits: Edits = Edits()
         self.reply_edits: list[str] = []
         self.avps: dict[str, list[Value]] = {}
         self.vars: dict[str, Value] = {}
@@ -175,7 +171,6 @@ class Run:
         view.advertised_address = self.advertised_address
         view.advertised_port = self.advertised_port
         view.edits = self.edits.fork()
-        view.new_body = self.new_body
         view.reply_edits = self.reply_edits
         view.avps = self.avps
         view.vars = self.vars

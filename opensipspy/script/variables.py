@@ -61,7 +61,7 @@ def colour(name: str) -> str:
     """The escape sequence for the two letters of `$C(..)`: foreground, background. Raises ValueError."""
     if len(name) != 2:
         raise ValueError("two letters are needed, for foreground and background")
-    foreground, background = name
+    foreground, background = name[0], name[1]
     codes: list[str] = []
     if foreground == "x":
         codes.append("39")

@@ -33,13 +33,13 @@ INVITE = (
     "To: Bob <sip:bob@biloxi.example>;tag=314159\r\n"
     "Call-ID: 3848276298220188511@atlanta.example\r\n"
     "CSeq: 4711 INVITE\r\n"
-    "Contact: \"Al\" <sip:alice@192.0.2.7>;q=0.5;expires=60, <sip:alice@192.0.2.8>\r\n"
-    "Contact: <sip:alice@192.0.2.9>;methods=\"INVITE, BYE\";received=\"sip:198.51.100.7:5099\"\r\n"
+    'Contact: "Al" <sip:alice@192.0.2.7>;q=0.5;expires=60, <sip:alice@192.0.2.8>\r\n'
+    'Contact: <sip:alice@192.0.2.9>;methods="INVITE, BYE";received="sip:198.51.100.7:5099"\r\n'
     'Proxy-Authorization: Digest username="alice@realm.example", realm="atlanta.example", nonce="abc123", '
     'uri="sip:biloxi.example", response="00112233445566778899aabbccddeeff", algorithm=MD5, cnonce="0a4f", opaque="op", '
     "qop=auth, nc=00000001\r\n"
-    "P-Asserted-Identity: \"Al\" <sip:+15551234@atlanta.example>\r\n"
-    "P-Preferred-Identity: \"Preferred\" <sip:pref@atlanta.example>\r\n"
+    'P-Asserted-Identity: "Al" <sip:+15551234@atlanta.example>\r\n'
+    'P-Preferred-Identity: "Preferred" <sip:pref@atlanta.example>\r\n'
     "Remote-Party-ID: <sip:rpid@atlanta.example>;party=calling\r\n"
     "Diversion: <sip:div@atlanta.example>;reason=user-busy;privacy=full\r\n"
     "Refer-To: <sip:refer@atlanta.example>\r\n"
@@ -205,7 +205,7 @@ class Bench:
 
     def spec(self, text: str) -> VarSpec:
         spec = parse_variable(text, 0, self.catalogue)
-        assert spec.end == len(text), f"{text[spec.end:]!r} is left over"
+        assert spec.end == len(text), f"{text[spec.end :]!r} is left over"
         return spec
 
     def read(self, text: str) -> Value:

@@ -8,7 +8,10 @@ from opensipspy.script.varsyntax import VariableError
 from tests.script.fakes import SDP, Bench
 
 NAMES = '"first" <sip:first@opensips.example>;tag=dat43h;private=yes, "second" <sip:second@opensips.example>'
-URI = "sip:alice:pw@atlanta.example:5080;transport=tls;ttl=15;user=phone;maddr=239.1.1.1;method=BYE;lr;r2=on;x=1?Subject=hi"
+URI = (
+    "sip:alice:pw@atlanta.example:5080"
+    ";transport=tls;ttl=15;user=phone;maddr=239.1.1.1;method=BYE;lr;r2=on;x=1?Subject=hi"
+)
 VIA = "SIP/2.0/TCP host.example:5066;branch=z9hG4bKx;rport=5099;received=192.0.2.3;ob"
 
 
@@ -127,8 +130,8 @@ VIA = "SIP/2.0/TCP host.example:5066;branch=z9hG4bKx;rport=5099;received=192.0.2
         ("YWJj***", "s.b64decode", "abc"),
         ("", "s.b64decode", ""),
         ("abcd", "s.xor,key", "\n\a\x1a\x0f"),
-        ("it's \"x\" \\", "s.escape.common", "it\\'s \\\"x\\\" \\\\"),
-        ("it\\'s \\\"x\\\" \\\\", "s.unescape.common", "it's \"x\" \\"),
+        ('it\'s "x" \\', "s.escape.common", 'it\\\'s \\"x\\" \\\\'),
+        ('it\\\'s \\"x\\" \\\\', "s.unescape.common", 'it\'s "x" \\'),
         ("a b@c", "s.escape.user", "a%20b%40c"),
         ("a%20b%40c", "s.unescape.user", "a b@c"),
         ("a%2", "s.unescape.user", None),
@@ -288,7 +291,22 @@ def test_null_stays_null(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(Bench().catalogue.transformations))
 @pytest.mark.parametrize(
     "value",
-    ["", "\x00", "%", "\udcff\udcfe", "9" * 400, "(" * 2000, '"', "<", "[", ",;=", "sip:[", "m=\r\n", "-2147483648", -1],
+    [
+        "",
+        "\x00",
+        "%",
+        "\udcff\udcfe",
+        "9" * 400,
+        "(" * 2000,
+        '"',
+        "<",
+        "[",
+        ",;=",
+        "sip:[",
+        "m=\r\n",
+        "-2147483648",
+        -1,
+    ],
 )
 def test_hostile_values_raise_nothing(name: str, value: str | int) -> None:
     bench = Bench()

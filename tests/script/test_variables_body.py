@@ -188,7 +188,16 @@ def test_a_bad_path_is_found_at_load(text: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["", "--b", "--b\r\n", "--b--", "--b\r\n\r\n", "--b\r\nContent-Type", "--b\r\nContent-Type: x\r\n\r\n--b", "\n--b\n--b"],
+    [
+        "",
+        "--b",
+        "--b\r\n",
+        "--b--",
+        "--b\r\n\r\n",
+        "--b\r\nContent-Type",
+        "--b\r\nContent-Type: x\r\n\r\n--b",
+        "\n--b\n--b",
+    ],
 )
 def test_broken_multiparts_raise_nothing(body: str) -> None:
     """A boundary that never comes back, or comes too early, leaves parts out."""

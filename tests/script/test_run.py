@@ -1,0 +1,72 @@
+"""One message in a script, and its views for branches and replies."""
+
+from __future__ import annotations
+
+from opensipspy.script.kinds import ALL, BRANCH, FAILURE, ONREPLY, REQUEST, kind_bit, kind_name, kind_names
+from opensipspy.script.run import Branch
+from tests.script.fakes import REPLY, UDP_SOCKET, Bench
+
+
+def test_a_branch_has_its_own_destination_flags_and_edits() -> None:
+    """Changes in a branch route touch only that branch; AVPs and variables are shared."""
+    bench = Bench()
+    run = bench.run
+    run.msg_flags = 4
+    view = run.for_branch(Branch("sip:b@b.example", "sip:hop.example", 500, "<sip:p;lr>", 2, UDP_SOCKET), 3)
+    assert (view.kind, view.branch_index, view.ruri, view.dst_uri) == (BRANCH, 3, "sip:b@b.example", "sip:hop.example")
+    assert (view.q, view.path, view.branch_flags, view.msg_flags) == (500, "<sip:p;lr>", 2, 4)
+    view.ruri = "sip:other@b.example"
+    view.edits.append("X: y\r\n")
+    view.avps["a"] = [1]
+    view.vars["v"] = 2
+    assert run.ruri == bench.message.ruri
+    assert not run.edits.all_notes()
+    assert len(view.edits.all_notes()) == 1
+    assert (bench.read("$avp(a)"), bench.read("$var(v)")) == (1, 2)
+
+
+def test_a_branch_sees_the_edits_made_before_it() -> None:
+    run = Bench().run
+    run.edits.append("X: y\r\n")
+    assert len(run.for_branch(run.main_branch()).edits.all_notes()) == 1
+
+
+def test_a_reply_shares_what_belongs_to_the_transaction() -> None:
+    bench = Bench()
+    bench.run.msg_flags = 1
+    bench.write("$avp(a)", "x")
+    view = bench.run.for_reply(Bench(REPLY).message, FAILURE)
+    assert (view.kind, view.msg_flags, view.avps) == (FAILURE, 1, {"a": ["x"]})
+    assert view.context("request") is not None
+    assert view.context("reply") is view
+
+
+def test_the_context_is_the_transactions_own_run() -> None:
+    """$(<request>ru) in a reply route shows the Request-URI as the script left it."""
+    bench = Bench()
+
+    class Transaction:
+        run = bench.run
+
+    bench.run.ruri = "sip:changed@b.example"
+    bench.run.transaction = Transaction()
+    view = bench.run.for_reply(Bench(REPLY).message)
+    assert view.kind == ONREPLY
+    assert view.context("request") is bench.run
+
+
+def test_kinds_have_names() -> None:
+    assert kind_name(REQUEST) == "request"
+    assert kind_bit("failure") == kind_bit("failure_route") == FAILURE
+    assert kind_bit("nope") == 0
+    assert kind_names(ALL) == [
+        "request",
+        "failure",
+        "onreply",
+        "branch",
+        "error",
+        "local",
+        "startup",
+        "timer",
+        "event",
+    ]
