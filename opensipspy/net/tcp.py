@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket as os_socket
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, cast
 
 from opensipspy import sip
 from opensipspy.net.transport import Deliver, Traffic, Transport
@@ -128,7 +128,7 @@ class TcpConnection(asyncio.Protocol):
             elif item != PONG:
                 owner.traffic.received += 1
                 owner.deliver(item, self.peer, self.socket)
-            if self.closed:
+            if self.is_closed():
                 return
         if self._framer.error is not None:
             owner.framing_error(self, self._framer.error)
@@ -149,6 +149,10 @@ class TcpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.connection_lost(self)
+
+    def is_closed(self) -> bool:
+        """Whether something that was called meanwhile has closed it."""
+        return self.closed
 
     # -- sending
 
@@ -466,8 +470,8 @@ class TcpTransport(Transport):
             self.connection_lost(connection)
             raise
 
-    def _spawn(self, coroutine: object) -> None:
-        task = self._loop.create_task(coroutine)  # type: ignore[arg-type]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

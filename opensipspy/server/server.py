@@ -15,6 +15,7 @@ import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import __version__, sip
@@ -422,12 +423,10 @@ class Server:
         stats.computed("core", "timestamp", lambda: int(time.time() - started), help="Seconds since the start.")
         for name in ("udp", "tcp", "tls"):
             number = sip.proto_number(name)
-            stats.computed("net", f"waiting_{name}", lambda n=number: self.network.waiting(n), help="Bytes waiting.")
+            stats.computed("net", f"waiting_{name}", partial(self.network.waiting, number), help="Bytes waiting.")
         for name, seconds in (("load", 1), ("load1m", 60), ("load10m", 600)):
-            stats.computed(
-                "load", name, lambda s=seconds: self.load(s), help=f"CPU use of the last {seconds} s, percent."
-            )
-            stats.computed("load", f"{name}-all", lambda s=seconds: self.load(s), help="The same for all processes.")
+            stats.computed("load", name, partial(self.load, seconds), help=f"CPU use of the last {seconds} s, percent.")
+            stats.computed("load", f"{name}-all", partial(self.load, seconds), help="The same for all processes.")
         stats.computed("load", "processes_number", lambda: 1, help="Processes of the server.")
         resolver = core.resolver
         if resolver is not None:
