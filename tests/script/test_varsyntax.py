@@ -126,7 +126,7 @@ def test_the_fast_form_is_offered(bench: Bench, text: str, inline: str | None, t
 def test_a_quote_in_a_name_stays_in_the_name(bench: Bench) -> None:
     """A name becomes a Python literal, never Python source."""
     spec = parse_variable("$var(x'];boom[y)", 0, bench.catalogue)
-    assert spec.inline_expression() == "run.vars.get(\"x']+boom(['y\")"
+    assert spec.inline_expression() == "run.vars.get(" + repr("x'];boom[y") + ")"
 
 
 @pytest.mark.parametrize(
