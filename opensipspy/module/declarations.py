@@ -530,7 +530,11 @@ def members(cls: type) -> list[tuple[str, Any]]:
                 found[name] = value
             else:
                 found.pop(name, None)  # a subclass replaced the declaration by something plain
-    return list(found.items())
+    # `@v.setter` leaves the same variable under a second name.
+    first: dict[int, tuple[str, Any]] = {}
+    for name, value in found.items():
+        first.setdefault(id(value), (name, value))
+    return list(first.values())
 
 
 def near(name: str, names: Sequence[str]) -> str:
