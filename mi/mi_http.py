@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opensipspy.module import Param
 from opensipspy.module.door import MiDoor
-from opensipspy.modules.httpd.api import HttpdApi, HttpRequest, HttpResponse
+from opensipspy.module.http import HttpdApi, HttpRequest, HttpResponse
 
 
 class MiHttp(MiDoor):
