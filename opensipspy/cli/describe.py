@@ -20,6 +20,7 @@ from opensipspy.management import (
 from opensipspy.module import ModuleLoadError, find_module, module_names
 from opensipspy.module.describe import describe, describe_catalogue, manual
 from opensipspy.script.core import build_catalogue
+from opensipspy.script.globals import PARAMETERS
 from opensipspy.script.services import ScriptServices
 from opensipspy.server.counters import CoreCounters
 
@@ -83,6 +84,9 @@ def core_interface() -> dict[str, Any]:
         catalogue,
         commands=registry.commands(),
         events=[(event.name, event.params) for event in hub.events()],
+        global_parameters=[
+            {"name": name, "type": kind, "default": default} for name, (kind, default) in sorted(PARAMETERS.items())
+        ],
         statistics={group: list(statistics.group(group)) for group in statistics.groups()},
     )
 
@@ -92,6 +96,7 @@ def core_text(core: dict[str, Any]) -> str:
     transformations = [t for group in core["transformations"] for t in group["transformations"]]
     lines = ["core: the script language's own functions, variables and commands"]
     for title, entries in (
+        ("global parameters", core["global_parameters"]),
         ("functions", core["functions"]),
         ("variables", core["pseudo_variables"]),
         ("transformations", transformations),

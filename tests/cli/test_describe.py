@@ -47,6 +47,8 @@ def test_without_a_name_everything_is_described(capsys: pytest.CaptureFixture[st
     assert len(found) == len(module_names()) + 1
     commands = {command["name"] for command in found["core"]["mi"]}
     assert {"core:uptime", "core:which", "statistics:get", "evi:subscribe", "status_report:get"} <= commands
+    log_level = next(p for p in found["core"]["global_parameters"] if p["name"] == "log_level")
+    assert log_level == {"name": "log_level", "type": "int", "default": 2}
     assert {f["name"] for f in found["core"]["functions"]} > {"forward", "setflag"}
     assert "rcv_requests" in {s["name"] for s in found["core"]["statistics"]["core"]}
 
