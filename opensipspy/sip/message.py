@@ -691,7 +691,7 @@ def _attach(error: ParseError, msg: Message) -> None:
 
 
 def salvage_via(msg: Message) -> bool:
-    """Make the top Via of a message that is refused readable, perhaps without its parameters; False when it cannot be."""
+    """Make the top Via of a refused message readable, perhaps without its parameters; False when it cannot be."""
     try:
         return bool(msg.via.host)
     except ParseError:

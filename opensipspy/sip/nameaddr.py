@@ -92,6 +92,13 @@ class NameAddr:
         return parse_uri(self.uri, self.uri_start)
 
 
+def _refuse_spaces(found: NameAddr) -> None:
+    # Folds are spaces by now.
+    uri = found.uri
+    if " " in uri or '"' in uri or "\t" in uri:
+        raise ParseError("space or quote inside an address", found.uri_start)
+
+
 def parse_q(text: str) -> int:
     """A qvalue in thousandths, -1 when the text is none; more than three decimals are cut."""
     whole, _, decimals = text.partition(".")
@@ -145,6 +152,7 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
             raise ParseError("bad address between < and >", angle)
         close += 1
         if close == end:
+            _refuse_spaces(found)
             return found
         found.params = text[close:end]
     else:
@@ -160,9 +168,7 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
         if "?" in found.uri or "," in found.uri:
             # Without brackets these end the URI or the element (RFC 3261 §20.10).
             raise ParseError("address with '?' or ',' needs < and >", start)
-    if " " in found.uri or '"' in found.uri or "\t" in found.uri:
-        # Folds are spaces by now.
-        raise ParseError("space or quote inside an address", found.uri_start)
+    _refuse_spaces(found)
     params = found.params
     if params.startswith(";tag="):
         tag = params[5:]
