@@ -70,7 +70,17 @@ from opensipspy.modules.usrloc.api import (
 )
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.run import Branch, Run, VarRef
-from opensipspy.sip import M_REGISTER, Message, ParseError, Socket, Uri, parse_name_addr_list, parse_uri, uri_equal
+from opensipspy.sip import (
+    M_REGISTER,
+    Message,
+    ParseError,
+    Socket,
+    Uri,
+    parse_name_addr_list,
+    parse_uri,
+    unescape,
+    uri_equal,
+)
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -910,7 +920,7 @@ def _path_received(path: str) -> str:
         found = parse_uri(parse_name_addr_list(path)[0].uri).param("received")
     except ParseError:
         return ""
-    return _plain_uri(found or "")
+    return _plain_uri(unescape(found or ""))
 
 
 def _same_uri(one: str, two: str) -> bool:
