@@ -749,19 +749,12 @@ class Flow(Hooks):
             return
         transaction.in_failure = True
         transaction.busy += 1
-        run.kind = kinds.FAILURE
-        run.reply = winner.reply
-        run.ruri = winner.uri or run.ruri
-        run.dst_uri = ""
-        run.path = ""
-        run.q = -1
-        run.branches = []
-        run.branch_index = winner.index
-        run.branch_flags = winner.flags
-        run.msg_flags = transaction.flags
-        run.dropped = False
-        run.exited = False
-        run.handled = False
+        # Its own view of the request: the main route may still be waiting for something with its own.
+        view = run.for_branch(Destination(winner.uri or run.ruri, flags=winner.flags), winner.index)
+        view.kind = kinds.FAILURE
+        view.request = transaction.request
+        view.reply = winner.reply
+        view.msg_flags = transaction.flags
         branches = len(transaction.branches)
 
         def done(ended: Run, result: int) -> None:
@@ -776,7 +769,7 @@ class Flow(Hooks):
             self.layer.compact(transaction)
             self.arm()
 
-        self.core.run_route(route, run, done)
+        self.core.run_route(route, view, done)
 
     def _status_of(self, transaction: Transaction, winner: Branch) -> int:
         """What the caller hears of a failure: who cancelled a call that nobody answered gets 487."""
