@@ -212,6 +212,8 @@ class TcpTransport(Transport):
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._resting: dict[Socket, asyncio.TimerHandle] = {}
+        # Told of each connection that was there and is not any more.
+        self.on_lost: Callable[[TcpConnection], None] | None = None
 
     def now(self) -> float:
         """Seconds of the loop's clock."""
@@ -361,6 +363,8 @@ class TcpTransport(Transport):
             self._per_source[address] = left
         else:
             self._per_source.pop(address, None)
+        if self.on_lost is not None and connection.transport is not None:
+            self.on_lost(connection)
         pending, connection.pending = connection.pending, []
         for _, on_failure in pending:
             self.traffic.send_errors += 1

@@ -77,7 +77,7 @@ class ServerCore(Core):
         self.random = random.Random(secrets.randbits(128))
         self.log = logging.getLogger("opensipspy")
         self.events = Hub(now=self.now, spawn=self.spawn)
-        self.status = StatusReports(self.time)
+        self.status = StatusReports(self.time, self._status_changed)
         self.identity = Identity()
         self.databases = Databases()
         self.modules: dict[str, Module] = {}
@@ -146,6 +146,18 @@ class ServerCore(Core):
 
     def every(self, interval_s: float, fn: Callable[[], object]) -> Repeating:
         return Repeating(self, interval_s, fn)
+
+    def _status_changed(self, group: str, identifier: str, status: int, details: str, old_status: int) -> None:
+        self.events.raise_event(
+            "E_CORE_SR_STATUS_CHANGED",
+            {
+                "group": group,
+                "identifier": identifier,
+                "status": status,
+                "details": details,
+                "old_status": old_status,
+            },
+        )
 
     # -- tasks
 

@@ -29,20 +29,31 @@ class Identity:
 
     def __init__(self, sockets: Iterable[Socket] = ()) -> None:
         self._entries: dict[str, set[tuple[int, int]]] = {}
+        self._above: set[str] = set()
         for socket in sockets:
             self.add_socket(socket)
 
-    def add_socket(self, socket: Socket, name: str = "") -> None:
+    def add_socket(self, socket: Socket, name: str = "", subdomains: bool = False) -> None:
         """A listening point counts under its address, the name it was written with and its advertised address."""
         self.add(socket.address, socket.port, socket.proto)
         if name:
-            self.add(name, socket.port, socket.proto)
+            self.add(name, socket.port, socket.proto, subdomains)
         if socket.advertised_address or socket.advertised_port:
-            self.add(socket.advertised_address or socket.address, socket.via_port, socket.proto)
+            self.add(socket.advertised_address or socket.address, socket.via_port, socket.proto, subdomains)
 
-    def add(self, host: str, port: int = 0, proto: int = 0) -> None:
-        """Make host[:port] ours (`alias`)."""
+    def add(self, host: str, port: int = 0, proto: int = 0, subdomains: bool = False) -> None:
+        """Make host[:port] ours (`alias`), with all names that end in .host when `subdomains`."""
         self._entries.setdefault(folded(host), set()).add((proto, port))
+        if subdomains:
+            self._above.add(folded(host))
+
+    def _parent(self, host: str) -> str:
+        """The alias that a name is a subdomain of, "" when there is none."""
+        while self._above:
+            host = host.partition(".")[2]
+            if not host or host in self._above:
+                return host
+        return ""
 
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
         """Whether the host is ours; port 0 and proto 0 match any."""
@@ -50,7 +61,8 @@ class Identity:
             return False
         entries = self._entries.get(host)
         if entries is None:
-            entries = self._entries.get(folded(host))
+            name = folded(host)
+            entries = self._entries.get(name) or self._entries.get(self._parent(name))
             if entries is None:
                 return False
         if port == 0 and proto == 0:

@@ -94,19 +94,17 @@ def open_logs(options: Options, loaded: Loaded) -> Logs:
     level = L_DBG if debug else clamp(int(settings.log_level) + options.verbosity)
     sinks: list[Sink] = []
     if settings.stderror_enabled or options.log_stderr or debug:
-        wanted = int(settings.stderror_level_filter)
         sinks.append(
             standard_error_sink(
-                wanted if wanted else L_DBG, str(settings.stderror_log_format), stdout=bool(settings.log_stdout)
+                int(settings.stderror_level_filter), str(settings.stderror_log_format), stdout=bool(settings.log_stdout)
             )
         )
     if settings.syslog_enabled and not (options.log_stderr or debug):
-        wanted = int(settings.syslog_level_filter)
         sinks.append(
             SyslogSink(
                 str(settings.syslog_name or "opensipspy"),
                 str(settings.syslog_facility),
-                wanted if wanted else L_DBG,
+                int(settings.syslog_level_filter),
                 str(settings.syslog_log_format),
             )
         )

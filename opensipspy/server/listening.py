@@ -32,7 +32,7 @@ class Listen:
         advertised_address: str = "",
         advertised_port: int = 0,
         tag: str = "",
-        accept_subdomain_alias: bool = False,
+        subdomains: bool = False,
     ) -> None:
         self.proto = proto
         self.host = host
@@ -40,7 +40,7 @@ class Listen:
         self.advertised_address = advertised_address
         self.advertised_port = advertised_port
         self.tag = tag
-        self.accept_subdomain_alias = accept_subdomain_alias
+        self.subdomains = subdomains
 
     @property
     def text(self) -> str:
@@ -48,11 +48,13 @@ class Listen:
 
 
 class Planned:
-    """A listening point to be bound, and the name it was written with when that was no address."""
+    """A listening point to be bound, the name it was written with when that was no address, and whether the
+    subdomains of its names are ours too."""
 
-    def __init__(self, socket: Socket, name: str) -> None:
+    def __init__(self, socket: Socket, name: str, subdomains: bool) -> None:
         self.socket = socket
         self.name = name
+        self.subdomains = subdomains
 
 
 def parse_listen(text: str) -> Listen:
@@ -93,7 +95,7 @@ def plan(
                     line.tag,
                 )
                 named = "" if is_address(line.host) or line.host == ANY else line.host
-                found.append(Planned(socket, named))
+                found.append(Planned(socket, named, line.subdomains))
     if len(found) > MOST_SOCKETS:
         raise ListenError(f"{len(found)} listening points are more than the {MOST_SOCKETS} that are allowed")
     return found

@@ -77,29 +77,23 @@ class Loaded:
             return [parse_listen(text) for text in options.listen]
         found = []
         for line in self.globals.sockets:
-            for port in line.ports or [0]:
+            for port in line.ports or (0,):
                 found.append(
                     Listen(
-                        line.proto if isinstance(line.proto, int) else sip.proto_number(line.proto or ""),
+                        sip.proto_number(line.proto),
                         line.host,
                         port,
-                        advertised_address=line.as_host or "",
-                        advertised_port=line.as_port or 0,
-                        tag=line.tag or "",
+                        advertised_address=line.as_host,
+                        advertised_port=line.as_port,
+                        tag=line.tag,
+                        subdomains=bool(line.options.get("accept_subdomain")),
                     )
                 )
         return found
 
-    def aliases(self) -> list[tuple[int, str, int]]:
-        """(protocol, host, port) of the script's aliases; 0 for any."""
-        return [
-            (
-                alias.proto if isinstance(alias.proto, int) else sip.proto_number(alias.proto or ""),
-                alias.host,
-                alias.port or 0,
-            )
-            for alias in self.globals.aliases
-        ]
+    def aliases(self) -> list[tuple[int, str, int, bool]]:
+        """(protocol, host, port, whether subdomains count too) of the script's aliases; 0 for any."""
+        return [(sip.proto_number(a.proto), a.host, a.port, a.accept_subdomain) for a in self.globals.aliases]
 
     def reload(self, options: Options) -> Program:
         """The script's routes as the file has them now, for the modules that are loaded. Raises LoadError."""
@@ -165,7 +159,7 @@ def cache_folder() -> Path:
 
 
 def _finding(place: Any, message: str, hint: str = "") -> Finding:
-    return Finding(place.file, place.line, place.col, place.end_col, "error", "module", message, hint)
+    return Finding(place, "error", "module", message, hint)
 
 
 def _load_modules(script: Any, findings: list[Finding]) -> dict[str, Module]:

@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
+from opensipspy.management import LogConsumer
+
 # OpenSIPS's numbers (log_level), and the level of Python's logging each stands for.
 L_ALERT: Final = -3
 L_CRIT: Final = -2
@@ -111,13 +113,19 @@ def _escaped(char: str) -> str:
     return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
 
 
-class Sink:
-    """Takes finished lines. `level` is the highest it wants, `style` plain_text, json or json_cee."""
+class Sink(LogConsumer):
+    """Takes finished lines. level_filter: highest level it wants, 0 for all. style: plain_text, json or json_cee."""
 
-    def __init__(self, level: int = L_DBG, style: str = "plain_text") -> None:
-        self.level = level
+    name = ""
+
+    def __init__(self, level_filter: int = 0, style: str = "plain_text") -> None:
+        self.level_filter = level_filter
+        self.muted = False
         self.style = style
         self.lost = 0
+
+    def wants(self, level: int) -> bool:
+        return not self.muted and (self.level_filter == 0 or level <= self.level_filter)
 
     def write(self, level: int, text: str, fields: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -151,8 +159,10 @@ class Sink:
 class StreamSink(Sink):
     """Standard error, or standard output when the script says `log_stdout`."""
 
-    def __init__(self, descriptor: int, level: int = L_DBG, style: str = "plain_text") -> None:
-        super().__init__(level, style)
+    name = "stderror"
+
+    def __init__(self, descriptor: int, level_filter: int = 0, style: str = "plain_text") -> None:
+        super().__init__(level_filter, style)
         self._descriptor = descriptor
         self._backlog = bytearray()
         # A pipe that is said to be writable takes PIPE_BUF bytes without blocking; setting O_NONBLOCK instead would
@@ -190,15 +200,17 @@ class StreamSink(Sink):
 class SyslogSink(Sink):
     """The system's log daemon, over its datagram socket, with messages as RFC 3164 shapes them."""
 
+    name = "syslog"
+
     def __init__(
         self,
         name: str,
         facility: str = "LOG_DAEMON",
-        level: int = L_DBG,
+        level_filter: int = 0,
         style: str = "plain_text",
         address: str = SYSLOG_SOCKET,
     ) -> None:
-        super().__init__(level, style)
+        super().__init__(level_filter, style)
         self._name = name
         self._facility = FACILITIES.get(facility.upper(), FACILITIES["LOG_DAEMON"])
         self._address = address
@@ -309,7 +321,7 @@ class LogHandler(logging.Handler):
             "clock": time.strftime("%b %d %H:%M:%S", time.localtime(created)),
         }
         for sink in self.sinks:
-            if level <= sink.level:
+            if sink.wants(level):
                 sink.write(level, text, fields)
 
 
@@ -349,7 +361,7 @@ class Logs:
         return sum(sink.lost for sink in self.handler.sinks)
 
 
-def standard_error_sink(level: int = L_DBG, style: str = "plain_text", *, stdout: bool = False) -> StreamSink:
+def standard_error_sink(level_filter: int = 0, style: str = "plain_text", *, stdout: bool = False) -> StreamSink:
     """The sink on the process's own descriptor."""
     stream = sys.stdout if stdout else sys.stderr
-    return StreamSink(stream.fileno(), level, style)
+    return StreamSink(stream.fileno(), level_filter, style)

@@ -23,6 +23,7 @@ from opensipspy.db import DbDriver
 from opensipspy.management import (
     CoreCommands,
     EventCommands,
+    LogConsumerCommands,
     MiError,
     ProcessInfo,
     ServerControl,
@@ -47,6 +48,7 @@ from opensipspy.net import (
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
+from opensipspy.server.core_events import CoreEvents
 from opensipspy.server.errors import LoadError, StartError
 from opensipspy.server.listening import ListenError, Planned, plan, reverse_names
 from opensipspy.server.logs import NOTICE, Logs
@@ -201,6 +203,10 @@ class Server:
                 core.databases.add(module)
         self.services.attach(core, self.logs)
         settings = self.loaded.globals
+        if not settings.server_header:
+            settings.server_header = f"Server: {self.control.version}"
+        if not settings.user_agent_header:
+            settings.user_agent_header = f"User-Agent: {self.control.version}"
         self.steps.check_via = bool(settings.check_via) or self.options.check_via
         self.steps.slow_after_s = settings.exec_msg_threshold / 1e6
 
@@ -306,8 +312,8 @@ class Server:
             raise StartError(
                 "there is nothing to listen on: the script has no socket= line that fits a loaded protocol"
             )
-        for proto, host, port in self.loaded.aliases():
-            self.core.identity.add(host, port, proto)
+        for proto, host, port, subdomains in self.loaded.aliases():
+            self.core.identity.add(host, port, proto, subdomains)
         if settings.auto_aliases:
             for socket in self.core.sockets:
                 for name in reverse_names(socket.address):
@@ -321,7 +327,7 @@ class Server:
             raise StartError(f"cannot listen on {socket.text}: {error.strerror or error}") from error
         except LookupError as error:
             raise StartError(f"cannot listen on {socket.text}: no transport for {error}") from error
-        self.core.identity.add_socket(socket, planned.name)
+        self.core.identity.add_socket(socket, planned.name, planned.subdomains)
 
     def _start_resolver(self) -> None:
         settings = self.loaded.globals
@@ -416,6 +422,8 @@ class Server:
         EventCommands(core.mi, core.events, core.now).register()
         StatusCommands(core.mi, core.status).register()
         TcpCommands(core.mi, Connections(self.network, core.now)).register()
+        CoreEvents(core, self.logs, self.loaded.globals).register()
+        LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()
 
     def _declare_statistics(self) -> None:
         stats, core = self.core.stats, self.core

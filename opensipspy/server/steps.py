@@ -92,7 +92,9 @@ class Steps:
             )
         if started and self._core.now() - started > self.slow_after_s:
             self._core.counters.slow_messages.inc()
-            LOG.warning("message from %s took %.0f ms", source.text, (self._core.now() - started) * 1000)
+            took_us = int((self._core.now() - started) * 1e6)
+            LOG.warning("message from %s took %d us", source.text, took_us)
+            self._core.events.raise_event("E_CORE_THRESHOLD", {"source": "msg", "time": str(took_us), "extra": ""})
 
     def _unreadable(self, error: ParseError, data: bytes, source: Peer, socket: Socket) -> None:
         """A packet that breaks the grammar: answered with the status it deserves when a reply can be made."""

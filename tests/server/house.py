@@ -48,7 +48,10 @@ GLOBALS: dict[str, Any] = {
     "mcast_ttl": -1,
     "mhomed": False,
     "open_files_limit": -1,
+    "log_event_enabled": False,
+    "log_event_level_filter": 0,
     "server_header": "Server: test (1)",
+    "user_agent_header": "",
     "server_signature": True,
     "tcp_accept_aliases": False,
     "tcp_connect_timeout": 1000,
@@ -98,7 +101,7 @@ class Script:
         others: list[Route] | None = None,
         listen: list[Listen] | None = None,
         modules: list[Module] | None = None,
-        aliases: list[tuple[int, str, int]] | None = None,
+        aliases: list[tuple[int, str, int, bool]] | None = None,
         **settings: Any,
     ) -> None:
         self.program = Routes(main, others or [])
@@ -117,7 +120,7 @@ class Script:
     def listen(self, options: Options) -> list[Listen]:
         return self._listen
 
-    def aliases(self) -> list[tuple[int, str, int]]:
+    def aliases(self) -> list[tuple[int, str, int, bool]]:
         return self._aliases
 
 

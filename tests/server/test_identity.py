@@ -50,6 +50,17 @@ def test_an_alias_without_port_or_protocol_is_us_on_any() -> None:
     assert not us.is_myself("pbx.example.com", 5090, sip.PROTO_UDP)
 
 
+def test_subdomains_of_an_alias_are_us_when_it_accepts_them() -> None:
+    us = identity()
+    us.add("example.com", 5060, 0, True)
+    us.add("example.org")
+    assert us.is_myself("a.b.Example.com", 5060)
+    assert not us.is_myself("a.b.example.com", 5061)
+    assert not us.is_myself("badexample.com")
+    assert not us.is_myself("a.example.org")
+    assert not us.is_myself("com")
+
+
 def test_hostile_hosts_are_not_us() -> None:
     us = identity()
     for text in ("", "x" * 100_000, ":" * 63, "[[::1", "1.2.3.4.5", "\udcff"):

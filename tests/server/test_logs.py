@@ -32,8 +32,8 @@ from opensipspy.server.logs import (
 class Kept(Sink):
     """Keeps the lines."""
 
-    def __init__(self, level: int = L_DBG) -> None:
-        super().__init__(level)
+    def __init__(self, level_filter: int = 0) -> None:
+        super().__init__(level_filter)
         self.lines: list[str] = []
 
     def write(self, level: int, text: str, fields: dict[str, Any]) -> None:
