@@ -9,7 +9,7 @@ import socket
 import stat
 from typing import Any, Final
 
-from opensipspy.management import jsonrpc
+from opensipspy.management import SERVER_ERROR, jsonrpc
 from opensipspy.module import Param, ParamError, StartError
 from opensipspy.module.door import MiDoor, group_id, user_id
 
@@ -19,7 +19,6 @@ RUNNING_LIMIT: Final = 64
 """Requests that are answered at the same time; the socket is not read while there are more."""
 LARGEST_BUFFER: Final = 1 << 20
 UNIX_PATH_LIMIT: Final = 107
-SERVER_ERROR: Final = -32000
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK: Final[tuple[Network, ...]] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))

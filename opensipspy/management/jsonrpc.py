@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +11,7 @@ from opensipspy.management.registry import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     PARSE_ERROR,
+    SERVER_ERROR,
     Json,
     MiError,
     Registry,
@@ -19,6 +21,9 @@ BATCH_LIMIT: Final = 200
 """Calls in one batch."""
 DEPTH_LIMIT: Final = 64
 """Brackets inside each other in a request."""
+
+COMMAND_S: Final = 60.0
+"""How long a command may take before its caller is told that it failed."""
 
 Traced = Callable[[str, Json, Json], None]
 """Told (method, params, response or None) of each call that was looked at."""
@@ -82,14 +87,19 @@ def error_response(code: int, message: str, data: Json = None, id: Json = None) 
 
 
 async def handle(
-    data: bytes | str, registry: Registry, *, pretty: bool = False, traced: Traced | None = None
+    data: bytes | str,
+    registry: Registry,
+    *,
+    pretty: bool = False,
+    traced: Traced | None = None,
+    limit_s: float = COMMAND_S,
 ) -> bytes | None:
     """Answer a request, a notification (None) or a batch; never raises for what the bytes hold."""
     try:
         request = decode(data)
     except Unreadable as error:
         return encode(error_response(PARSE_ERROR, "Parse error", str(error)), pretty=pretty)
-    response = await handle_value(request, registry, traced=traced)
+    response = await handle_value(request, registry, traced=traced, limit_s=limit_s)
     if response is None:
         return None
     try:
@@ -99,20 +109,22 @@ async def handle(
         return encode(error_response(INTERNAL_ERROR, "Internal error", "unprintable result", broken.get("id")))
 
 
-async def handle_value(request: Json, registry: Registry, *, traced: Traced | None = None) -> Json:
+async def handle_value(
+    request: Json, registry: Registry, *, traced: Traced | None = None, limit_s: float = COMMAND_S
+) -> Json:
     """As `handle`, for a request that was decoded already; None when there is nothing to answer."""
     if not isinstance(request, list):
-        return await _call(request, registry, traced)
+        return await _call(request, registry, traced, limit_s)
     if not request:
         return error_response(INVALID_REQUEST, "Invalid Request")
     if len(request) > BATCH_LIMIT:
         return error_response(INVALID_REQUEST, "Invalid Request", f"a batch has at most {BATCH_LIMIT} calls")
     # One after the other: commands of a batch may build on each other (store, then fetch).
-    answers = [await _call(item, registry, traced) for item in request]
+    answers = [await _call(item, registry, traced, limit_s) for item in request]
     return [answer for answer in answers if answer is not None] or None
 
 
-async def _call(request: Json, registry: Registry, traced: Traced | None) -> dict[str, Json] | None:
+async def _call(request: Json, registry: Registry, traced: Traced | None, limit_s: float) -> dict[str, Json] | None:
     if not isinstance(request, dict):
         return error_response(INVALID_REQUEST, "Invalid Request")
     id = request.get("id")
@@ -127,9 +139,13 @@ async def _call(request: Json, registry: Registry, traced: Traced | None) -> dic
     ):
         return error_response(INVALID_REQUEST, "Invalid Request", id=id if readable_id else None)
     try:
-        response = {"jsonrpc": "2.0", "result": await registry.call(method, params), "id": id}
+        async with asyncio.timeout(limit_s):
+            result = await registry.call(method, params)
+        response = {"jsonrpc": "2.0", "result": result, "id": id}
     except MiError as error:
         response = error_response(error.code, error.message, error.data, id)
+    except TimeoutError:
+        response = error_response(SERVER_ERROR, "Server error", f"no result within {limit_s:g} s", id)
     wanted = response if "id" in request else None
     if traced is not None:
         traced(method, params, wanted)

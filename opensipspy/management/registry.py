@@ -16,7 +16,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
-# The OpenSIPS manual's own, in the range that JSON-RPC leaves to servers.
+# In the range that JSON-RPC leaves to servers.
+SERVER_ERROR: Final = -32000
 AMBIGUOUS_METHOD: Final = -32001
 
 Json = Any

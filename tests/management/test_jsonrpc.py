@@ -75,6 +75,17 @@ def test_a_batch() -> None:
     assert answer(f"[{note}, {note}]") is None
 
 
+def test_a_command_that_never_ends_is_an_error() -> None:
+    async def scenario() -> Any:
+        registry = Registry()
+        registry.add(CommandDecl("x:never", asyncio.Event().wait))
+        call = '{"jsonrpc": "2.0", "method": "never", "id": 5}'
+        return json.loads(await jsonrpc.handle(call, registry, limit_s=0.01) or b"")
+
+    found = asyncio.run(scenario())
+    assert (found["error"]["code"], found["id"]) == (-32000, 5)
+
+
 def test_brackets_inside_strings_are_no_nesting() -> None:
     text = json.dumps({"jsonrpc": "2.0", "method": "subtract", "params": ["[" * 500 + '\\"' * 9, 1], "id": 1})
     assert answer(text)["error"]["code"] == -32603, "it reached the command, which cannot subtract texts"
