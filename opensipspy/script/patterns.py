@@ -158,25 +158,56 @@ def translate(text: str, lines: bool = False) -> str:
     return "".join(out)
 
 
+def _harmless_length(translated: str) -> int:
+    """The longest text that an expression cannot spend much time on, 0 when that cannot be told.
+
+    Without repetition a search is linear, each repetition of a single atom adds a power; a repeated group or a back
+    reference may take exponential time. Watching the clock costs several times what a short search does.
+    """
+    repeats = 0
+    at = 0
+    before = ""
+    while at < len(translated):
+        char = translated[at]
+        if char == "\\":
+            if translated[at + 1].isdigit():
+                return 0
+            at += 1
+        elif char == "[":
+            at += 1
+            while translated[at] != "]":
+                at += 2 if translated[at] == "\\" else 1
+        elif char in "*+{":
+            if before == ")" and not translated.startswith("(?s:.)", at - 6):
+                return 0
+            repeats += 1
+        before = char
+        at += 1
+    return (1 << 20, 512, 64)[repeats] if repeats < 3 else 0
+
+
 class Pattern:
     """One compiled expression. text: as written. Searches raise TimeoutError after `MATCH_SECONDS`."""
 
-    __slots__ = ("_compiled", "_search", "text")
+    __slots__ = ("_compiled", "_harmless", "_search", "text")
 
     def __init__(self, text: str, ignore_case: bool = True, lines: bool = False) -> None:
         if len(text) > MAX_PATTERN:
             raise ValueError(f"a pattern may have {MAX_PATTERN} characters")
         self.text: str = text
+        translated = translate(text, lines)
+        flags = regex.ASCII | (regex.IGNORECASE if ignore_case else 0)
         try:
-            self._compiled: Any = regex.compile(
-                translate(text, lines), regex.IGNORECASE | regex.ASCII if ignore_case else regex.ASCII
-            )
+            self._compiled: Any = regex.compile(translated, flags)
         except regex.error as error:
             raise ValueError(str(error)) from None
         self._search: Any = self._compiled.search
+        self._harmless: int = _harmless_length(translated)
 
     def search(self, text: str) -> bool:
         """Whether the expression is found anywhere in the text."""
+        if len(text) <= self._harmless:
+            return self._search(text) is not None
         return self._search(text, timeout=MATCH_SECONDS) is not None
 
     def find(self, text: str, start: int = 0) -> Any:

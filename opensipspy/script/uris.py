@@ -123,24 +123,26 @@ def parse_q(text: str) -> int:
     return value
 
 
-def split_list(text: str, separator: str = ",") -> list[str]:
+def split_list(text: str) -> list[str]:
     """The elements of a comma list: quoted strings and <...> hold their commas, empty elements are dropped."""
+    if "," not in text:
+        element = text.strip()
+        return [element] if element else []
     found: list[str] = []
     start = at = 0
-    angle = False
-    while at < len(text):
-        char = text[at]
-        if char == '"':
-            at = quoted_end(text, at)
-            continue
-        if char == "<":
-            angle = True
-        elif char == ">":
-            angle = False
-        elif char == separator and not angle:
-            found.append(text[start:at].strip())
-            start = at + 1
-        at += 1
+    while True:
+        comma = text.find(",", at)
+        if comma < 0:
+            break
+        quote, angle = text.find('"', at, comma), text.find("<", at, comma)
+        if quote >= 0 and (angle < 0 or quote < angle):
+            at = quoted_end(text, quote)
+        elif angle >= 0:
+            close = text.find(">", angle)
+            at = close + 1 if close >= 0 else len(text)
+        else:
+            found.append(text[start:comma].strip())
+            start = at = comma + 1
     found.append(text[start:].strip())
     return [element for element in found if element]
 

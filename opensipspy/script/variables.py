@@ -403,7 +403,7 @@ class CoreVariables:
 
     def get_account(self, run: Run, name: object, index: Index) -> Value:
         """`$Au`: the authenticated user "user@realm", else the user of the From URI "user@host"."""
-        credentials = _credentials(run.msg)
+        credentials = _credentials(run)
         if credentials is not None and credentials.user:
             return f"{credentials.user}@{credentials.realm}" if credentials.realm else str(credentials.user)
         from_ = _address(run.msg, sip.H_FROM)
@@ -721,6 +721,7 @@ def _route_text(kind: int, name: str) -> str:
 
 # -- header readers that need no server
 
+_CREDENTIALS: Final = "core.credentials"
 _AUTH_FIELDS: Final = {
     "$au": "user",
     "$ad": "domain",
@@ -803,13 +804,25 @@ def _contact_field(text: str, field: str) -> str | None:
     return uris.unquote(value) if value is not None else None
 
 
-def _credentials(msg: Message) -> Any:
+def _credentials(run: Run) -> sip.Credentials | None:
     """The credentials that scripts see: Proxy-Authorization's before Authorization's, None without any.
 
     ACK and CANCEL show none: nobody can be challenged for them (RFC 3261 §22.1).
     """
+    msg = run.msg
     if msg.method_id in (sip.M_ACK, sip.M_CANCEL):
         return None
+    # A script that authenticates reads several of them: they are parsed once for a message.
+    known = run.ctx.get(_CREDENTIALS)
+    if isinstance(known, tuple) and known[0] is msg:
+        credentials: sip.Credentials | None = known[1]
+        return credentials
+    credentials = _read_credentials(msg)
+    run.ctx[_CREDENTIALS] = (msg, credentials)
+    return credentials
+
+
+def _read_credentials(msg: Message) -> sip.Credentials | None:
     for kind in (sip.H_PROXY_AUTHORIZATION, sip.H_AUTHORIZATION):
         try:
             found = msg.credentials(kind)
@@ -822,7 +835,7 @@ def _credentials(msg: Message) -> Any:
 
 def _credentials_getter(field: str) -> VariableGet:
     def get(run: Run, name: object, index: Index) -> Value:
-        credentials = _credentials(run.msg)
+        credentials = _credentials(run)
         if credentials is None:
             return None
         value = getattr(credentials, field)

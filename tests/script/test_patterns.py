@@ -88,3 +88,13 @@ def test_the_cache_is_bounded() -> None:
 def test_nothing_of_python_shows_through() -> None:
     assert translate(r"\d(?:x)") != r"\d(?:x)"
     assert Pattern(r"\d").search("d")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*)*x", ".*.*.*.*x", r"(a*)\1*b"])
+def test_no_expression_escapes_the_clock(pattern: str) -> None:
+    """Only searches that are known to be short are not timed; the others end in time, found or given up."""
+    for length in (40, 300, 4000):
+        try:
+            Pattern(pattern).search("a" * length + "b")
+        except TimeoutError:
+            continue
