@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +223,26 @@ def test_cipher_texts_of_gnutls_and_openssl() -> None:
         apply_ciphers(context, "NORMAL:+COMP-DEFLATE")
     with pytest.raises(ValueError, match="no TLS version"):
         apply_ciphers(context, "NORMAL:-VERS-ALL")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_tls_with_the_default_ciphers(tmp_path: Path) -> None:
+    """With certificate and key the server speaks HTTPS only, TLS 1.2 as the default priority text says."""
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    context = ssl.create_default_context(cafile=str(cert))
+
+    async def scenario(core: FakeCore, server: Httpd) -> Any:
+        host, port = server.address
+        reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="localhost")
+        version = writer.get_extra_info("ssl_object").version()
+        writer.write(post("/echo", "hello").encode())
+        data = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return version, data
+
+    version, data = serve(scenario, tls_cert_file=str(cert), tls_key_file=str(key))
+    assert version == "TLSv1.2"
+    assert data.startswith(b"HTTP/1.1 200")
