@@ -187,14 +187,16 @@ def build_forwarded_reply(msg: Message, edits: Edits | None, out_socket: Socket)
     """A copy of a reply as it leaves upstream: without its top Via, with edits applied."""
     head = msg.head
     cut_start, cut_end = msg.top_via_cut()
+    start = msg.start_line or head[: msg.first_line_end]
     if edits is None or not edits:
-        return _encoded([head[:cut_start], head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)
+        before = head[msg.first_line_end : cut_start]
+        return _encoded([start, before, head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)
     notes = edits.all_notes()
     changed = edits.body
     body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
     notes.insert(0, Note(cut_start, cut_end, "", None))
     tail = _length_line(msg, out_socket) + "\r\n" if changed is None else "\r\n"
-    return _encoded([head[: msg.first_line_end], apply_notes(msg, notes, msg.socket, out_socket), tail], body)
+    return _encoded([start, apply_notes(msg, notes, msg.socket, out_socket), tail], body)
 
 
 def build_reply(

@@ -119,6 +119,7 @@ class Message:
         "ruri_start",
         "socket",
         "source",
+        "start_line",
         "status",
         "version",
         "via_text",
@@ -143,6 +144,8 @@ class Message:
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
+        # What stands in place of the received status line, "" while it is unchanged; with CRLF.
+        self.start_line: str = ""
         # Headers in order: kinds, and starts with one more at the end of the head.
         self._kinds: list[int] = []
         self._starts: list[int] = []
@@ -213,6 +216,12 @@ class Message:
             )
             made[index] = found
         return found
+
+    def set_status(self, status: int, reason: str) -> None:
+        """Let a reply go on with another status and reason phrase; everything that asks sees them from now on."""
+        self.status = status
+        self.reason = reason
+        self.start_line = f"{self.version} {status} {reason}\r\n"
 
     @property
     def flat(self) -> str:

@@ -246,8 +246,7 @@ class HeaderFunctions:
             self.core.log.error("sipmsgops: change_reply_status: a %d cannot become a %d", msg.status, code)
             return -1
         # What follows decides by the status: transactions, accounting, $rs, and the start line that is built.
-        msg.status = code
-        msg.reason = reason
+        msg.set_status(code, reason)
         return 1
 
     # --- option lists
