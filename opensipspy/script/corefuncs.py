@@ -311,6 +311,7 @@ class CoreFunctions:
     def force_rport(self, run: Run) -> int:
         """Answer to the port the request came from (RFC 3581), asked for or not."""
         run.via_flags |= VIA_FORCE_RPORT
+        run.msg.force_rport = True
         return 1
 
     def add_local_rport(self, run: Run) -> int:
@@ -321,7 +322,7 @@ class CoreFunctions:
     def set_via_handling(self, run: Run, flags: frozenset[str]) -> int:
         """Any of "force-rport", "add-local-rport", "reply-to-via" and "force-tcp-alias"."""
         if "force-rport" in flags:
-            run.via_flags |= VIA_FORCE_RPORT
+            self.force_rport(run)
         if "add-local-rport" in flags:
             run.via_flags |= VIA_LOCAL_RPORT
         if "reply-to-via" in flags:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from opensipspy.script import kinds
-from opensipspy.sip import Edits, Message, Socket
+from opensipspy.sip import Edits, Message, Socket, proto_name
 
 if TYPE_CHECKING:
     from opensipspy.script.services import ScriptServices
@@ -187,6 +187,34 @@ class Run:
         view.avps = self.avps
         view.transaction = self.transaction
         return view
+
+    def detached(self) -> Run:
+        """A view that goes on by itself beside the script (launch()): the same message, everything else a copy."""
+        view = self.for_branch(self.main_branch(), self.branch_index)
+        view.kind = self.kind
+        view.request = self.request
+        view.reply = self.reply
+        view.branches = list(self.branches)
+        view.avps = {name: list(stack) for name, stack in self.avps.items()}
+        view.vars = dict(self.vars)
+        view.ctx = dict(self.ctx)
+        view.reply_edits = list(self.reply_edits)
+        view.params = list(self.params)
+        view.route_stack = list(self.route_stack)
+        return view
+
+    def via_value(self, socket: Socket, branch: str) -> str:
+        """The Via of a copy that leaves by a socket, without the header's name: what set_advertised_address(),
+        set_advertised_port() and add_local_rport() asked for is in it."""
+        if self.advertised_address or self.advertised_port:
+            host = self.advertised_address or socket.via_host
+            value = (
+                f"SIP/2.0/{proto_name(socket.proto).upper()} {host}:{self.advertised_port or socket.via_port};branch="
+            )
+        else:
+            value = socket.via_prefix
+        value += branch
+        return value + ";rport" if self.via_flags & VIA_LOCAL_RPORT else value
 
     def main_branch(self) -> Branch:
         """The Request-URI with its attributes as a `Branch`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from opensipspy.script.patterns import PatternCache
 
@@ -148,6 +148,13 @@ class ScriptServices(ABC):
     def status(self, group: str, identifier: str) -> int:
         """The status/report value of an identifier ("" for the main one); 0 when unknown."""
         return 0
+
+    # -- work beside the script
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run launch()'s work as a task of the server, which logs what goes wrong in it."""
+        work.close()
+        self.log(-1, "launch() needs a server that can run tasks")
 
     # -- tracing
 

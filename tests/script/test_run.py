@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opensipspy.script.kinds import ALL, BRANCH, FAILURE, ONREPLY, REQUEST, kind_bit, kind_name, kind_names
-from opensipspy.script.run import Branch
+from opensipspy.script.run import VIA_LOCAL_RPORT, Branch
 from tests.script.fakes import REPLY, UDP_SOCKET, Bench
 
 
@@ -70,3 +70,27 @@ def test_kinds_have_names() -> None:
         "timer",
         "event",
     ]
+
+
+def test_a_detached_view_goes_its_own_way() -> None:
+    """launch() works beside the script: neither sees what the other does from then on."""
+    bench = Bench()
+    bench.write("$avp(a)", "x")
+    bench.write("$var(v)", 1)
+    view = bench.run.detached()
+    assert (view.kind, view.ruri, view.avps, view.vars) == (REQUEST, bench.run.ruri, {"a": ["x"]}, {"v": 1})
+    view.avps["a"].append("y")
+    view.vars["v"] = 2
+    view.ruri = "sip:other@b.example"
+    assert (bench.read("$avp(a)"), bench.read("$var(v)"), bench.read("$ru")) == ("x", 1, bench.message.ruri)
+
+
+def test_our_via_shows_what_the_script_asked_for() -> None:
+    """RFC 3581 §3 for rport; the socket's own advertised address without set_advertised_address()."""
+    run = Bench().run
+    assert run.via_value(UDP_SOCKET, "z9hG4bK1") == "SIP/2.0/UDP 203.0.113.5:5080;branch=z9hG4bK1"
+    run.via_flags |= VIA_LOCAL_RPORT
+    run.advertised_address = "[2001:db8::7]"
+    assert run.via_value(UDP_SOCKET, "z9hG4bK1") == "SIP/2.0/UDP [2001:db8::7]:5080;branch=z9hG4bK1;rport"
+    run.advertised_port = 99
+    assert run.via_value(UDP_SOCKET, "z9hG4bK1") == "SIP/2.0/UDP [2001:db8::7]:99;branch=z9hG4bK1;rport"
