@@ -15,7 +15,7 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 
 from opensipspy.management import CommandDecl, Counter, MiError
 
-from .annotations import Fixup, Flags, Named, NoExpand, RouteName, Static, WritableVar
+from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
 from .core import CancelHandle, Core, LocateError, Target
 from .declarations import (
     BoundEvent,
@@ -51,6 +51,7 @@ __all__ = [
     "ModuleLoadError",
     "Named",
     "NoExpand",
+    "Omittable",
     "Param",
     "ParamError",
     "Requires",

@@ -60,6 +60,12 @@ class Fixup:
         self.type = type
 
 
+class Omittable:
+    """The parameter may be left out although others follow it, as in `f(, $var(x))`: the function gets None then."""
+
+    __slots__ = ()
+
+
 class Named:
     """The parameter's name in the manual, where that is no Python name (`class`, `next-hop`)."""
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, cast
 
-from opensipspy.module.annotations import Fixup, Flags, Named, NoExpand, RouteName, Static, WritableVar
+from opensipspy.module.annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
 from opensipspy.script.declare import ParamDecl, ParamType, VarRef
 
 _KIND_OF_TRANSFORMATION_PARAM: Final = {"string": "string", "int": "number"}
@@ -111,7 +111,7 @@ def function_params(function: Callable[..., Any], owner: object | None) -> list[
                 ParamDecl(
                     name=named.name if named else catalogue_name(parameter.name),
                     type=cast("ParamType", kind),
-                    optional=parameter.default is not NO_DEFAULT,
+                    optional=parameter.default is not NO_DEFAULT or Omittable in by_type,
                     static=Static in by_type,
                     no_expand=NoExpand in by_type,
                     must_be=writable.must_be if writable else "",
@@ -120,7 +120,7 @@ def function_params(function: Callable[..., Any], owner: object | None) -> list[
                     flags=flags.names if flags else (),
                     key_value_flags=flags.key_values if flags else (),
                 ),
-                parameter.default,
+                None if Omittable in by_type and parameter.default is NO_DEFAULT else parameter.default,
                 parameter.name,
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
-from opensipspy.module import Fixup, script_function
+from opensipspy.module import Fixup, Omittable, script_function
 from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.patterns import Pattern
@@ -106,7 +106,9 @@ class BodyFunctions:
         return 1
 
     @script_function(routes=MESSAGE)
-    def get_updated_body_part(self, run: Run, mime: Mime, variable: VarRef) -> int:
+    def get_updated_body_part(
+        self, run: Run, mime: Annotated[str | None, Omittable(), Fixup(mime_type, "string")], variable: VarRef
+    ) -> int:
         """Put a part, or the whole body, with the changes made so far into a variable. -1 when there is none."""
         body = body_now(run)
         content = body.content
