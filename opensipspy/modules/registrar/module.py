@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from secrets import token_hex
 from typing import Annotated, Any, Final
 
@@ -68,6 +69,7 @@ from opensipspy.modules.usrloc.api import (
     StoreError,
     method_bit,
 )
+from opensipspy.script.declare import FunctionDecl
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.run import Branch, Run, VarRef
 from opensipspy.sip import (
@@ -113,6 +115,7 @@ LOOKUP_FLAGS: Final = Flags(
     ("ua-filtering", "max-ping-latency"),
 )
 MAX_EXPANDED: Final = 64
+NO_FLAG: Final = "-1"
 NO_SAVE_FLAGS: Final = parse_save_flags("")
 NO_LOOKUP_FLAGS: Final = parse_lookup_flags("")
 
@@ -157,7 +160,7 @@ class Registrar(Module):
     received_param = Param(str, "received", "Contact parameter that shows where a phone's requests come from.")
     retry_after = Param(int, 0, "Retry-After of 5xx answers; 0 for none.", unit="s")
     sock_hdr_name = Param(str, None, "Header with the socket that a registration came to.")
-    tcp_persistent_flag = Param(str, None, "Message flag: keep the phone's connection as long as its contact.")
+    tcp_persistent_flag = Param(str, NO_FLAG, "Message flag: keep the phone's connection as long as its contact.")
 
     accepted_regs = Stat("REGISTER requests accepted.")
     rejected_regs = Stat("REGISTER requests refused.")
@@ -246,6 +249,10 @@ class Registrar(Module):
 
     def _domain(self, name: str) -> Domain:
         return self._locations().domain(name)
+
+    def functions(self) -> list[FunctionDecl]:
+        """As declared; in `is_ip_registered` a parameter before others is optional, which no Python signature can say."""
+        return [_with_optional(f, "AOR") if f.name == "is_ip_registered" else f for f in super().functions()]
 
     # --- save
 
@@ -411,7 +418,7 @@ class Registrar(Module):
     def _keep_connection(self, run: Run, asked: Registration) -> None:
         """A stream that a phone registered over stays open as long as its contact does."""
         source = run.msg.source
-        if not self.tcp_persistent_flag or not source.connection:
+        if self.tcp_persistent_flag == NO_FLAG or not source.connection:
             return
         if run.msg_flags & self.core.catalogue.flags.mask("message", self.tcp_persistent_flag):
             longest = max((one.expires_s for one in asked.asked), default=0)
@@ -421,7 +428,7 @@ class Registrar(Module):
 
     # --- lookup
 
-    @script_function(routes=REQUEST | FAILURE)
+    @script_function(routes=REQUEST | FAILURE | ONREPLY)
     def lookup(
         self,
         run: Run,
@@ -878,6 +885,11 @@ class Registrar(Module):
                 waiting.remove(awake)
             if not waiting:
                 del self._waiting[contact_id]
+
+
+def _with_optional(function: FunctionDecl, name: str) -> FunctionDecl:
+    params = tuple(replace(p, optional=True) if p.name == name else p for p in function.params)
+    return replace(function, params=params)
 
 
 def _give_up(awake: asyncio.Future[None]) -> None:

@@ -49,6 +49,7 @@ PRESETS: Final = {
     "single-instance-sql-write-back": ("none", "load-from-sql", "write-back"),
     "sql-only": ("sql-only", "none", "none"),
 }
+DEFAULT_PRESET: Final = "single-instance-no-db"
 CLUSTER_PRESETS: Final = ("federation-cachedb-cluster", "full-sharing-cluster", "full-sharing-cachedb-cluster")
 CLUSTER_MODES: Final = ("federation-cachedb", "full-sharing", "full-sharing-cachedb")
 # Fields whose parameter is not FIELD_column; last_modified has none.
@@ -134,7 +135,7 @@ class Usrloc(Module, Location):
     use_domain = Param(int, 1, "Whether the domain is a part of an AOR.")
     user_agent_column = Param(str, "user_agent", "Column of the User-Agent.")
     user_column = Param(str, "username", "Column of the user name.")
-    working_mode_preset = Param(str, None, "A name for a choice of the three mode parameters.")
+    working_mode_preset = Param(str, DEFAULT_PRESET, "A name for a choice of the three mode parameters.")
 
     registered_users = Stat("AORs in memory, of all domains.", computed="count_users")
 
@@ -170,7 +171,8 @@ class Usrloc(Module, Location):
         """The mode that the parameters choose; raises ParamError for a value or a combination that cannot be."""
         given = (self.cluster_mode or "none", self.restart_persistency or "none", self.sql_write_mode or "none")
         preset = self.working_mode_preset
-        if preset is not None:
+        # As a default it gives way to the three pieces; given by the script it overrides them.
+        if self.given("working_mode_preset"):
             if preset in CLUSTER_PRESETS:
                 raise ParamError(self.name, "working_mode_preset", f'"{preset}" {NOT_ALONE}')
             if preset not in PRESETS:
