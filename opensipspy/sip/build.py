@@ -187,7 +187,7 @@ def build_forwarded_reply(msg: Message, edits: Edits | None, out_socket: Socket)
     """A copy of a reply as it leaves upstream: without its top Via, with edits applied."""
     head = msg.head
     cut_start, cut_end = msg.top_via_cut()
-    start = msg.start_line or head[: msg.first_line_end]
+    start = msg.status_line or head[: msg.first_line_end]
     if edits is None or not edits:
         before = head[msg.first_line_end : cut_start]
         return _encoded([start, before, head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)

@@ -164,8 +164,7 @@ def apply_notes(msg: Message, notes: list[Note], in_socket: Socket, out_socket: 
             end = size
         if start < position:
             if is_range and start == last_start and end == last_end and last_piece >= 0:
-                if note.text or note.deferred is not None:
-                    pieces[last_piece] = note.text if note.deferred is None else note.deferred(in_socket, out_socket)
+                pieces[last_piece] = note.text if note.deferred is None else note.deferred(in_socket, out_socket)
             elif is_range and end > position:
                 # Overlaps what is gone already: the rest of it goes too.
                 position = end

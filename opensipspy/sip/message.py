@@ -119,8 +119,8 @@ class Message:
         "ruri_start",
         "socket",
         "source",
-        "start_line",
         "status",
+        "status_line",
         "version",
         "via_text",
     )
@@ -140,12 +140,12 @@ class Message:
         self.version: str = ""
         self.status: int = 0
         self.reason: str = ""
+        # The start line of a reply whose status was changed, "" to leave it as received.
+        self.status_line: str = ""
         self.data_len: int = 0
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
-        # What stands in place of the received status line, "" while it is unchanged; with CRLF.
-        self.start_line: str = ""
         # Headers in order: kinds, and starts with one more at the end of the head.
         self._kinds: list[int] = []
         self._starts: list[int] = []
@@ -175,6 +175,12 @@ class Message:
         if self.is_request:
             return f"Message({self.method} {self.ruri})"
         return f"Message({self.status} {self.reason})"
+
+    def set_status(self, status: int, reason: str) -> None:
+        """Forward this reply with another status and reason; both show at once in the attributes too."""
+        self.status = status
+        self.reason = reason
+        self.status_line = f"SIP/2.0 {status} {reason}\r\n"
 
     # Headers as text
 
@@ -216,12 +222,6 @@ class Message:
             )
             made[index] = found
         return found
-
-    def set_status(self, status: int, reason: str) -> None:
-        """Let a reply go on with another status and reason phrase; everything that asks sees them from now on."""
-        self.status = status
-        self.reason = reason
-        self.start_line = f"{self.version} {status} {reason}\r\n"
 
     @property
     def flat(self) -> str:
