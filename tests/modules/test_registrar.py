@@ -10,6 +10,7 @@ import pytest
 
 from opensipspy.module import ParamError
 from opensipspy.module.testing import make_run, make_var, reply, request
+from opensipspy.modules.registrar import binding
 from opensipspy.modules.registrar.binding import parse_save_flags
 from opensipspy.modules.registrar.lookup import parse_lookup_flags
 from opensipspy.script.kinds import ONREPLY
@@ -204,6 +205,24 @@ def test_contacts_are_compared_as_uris(same: str):
     async def scenario(house: House) -> None:
         await house.register("<sip:bob@192.0.2.4:5060>")
         assert list(bindings(await house.register(f"<{same}>", cseq=2))) == [same]
+
+    play(scenario)
+
+
+def test_a_request_with_many_contacts_is_cheap_to_match(monkeypatch: pytest.MonkeyPatch):
+    """URIs are compared with those of the same user and host, not each with each."""
+
+    async def scenario(house: House) -> None:
+        def many(host: str) -> str:
+            return ", ".join(f"<sip:bob@{host}{n}>" for n in range(200))
+
+        await house.register(many("192.0.2."))
+        compared = []
+        compare = binding.uri_equal
+        monkeypatch.setattr(binding, "uri_equal", lambda a, b: (compared.append(a), compare(a, b))[1])
+        assert (await house.register(many("198.51.100."), cseq=2)).code == 200
+        assert len(compared) <= 200
+        assert len(await house.uris()) == 400
 
     play(scenario)
 

@@ -251,7 +251,7 @@ class Registrar(Module):
         return self._locations().domain(name)
 
     def functions(self) -> list[FunctionDecl]:
-        """As declared; in `is_ip_registered` a parameter before others is optional, which no Python signature can say."""
+        """As declared, and one parameter optional before others that are not: no Python signature can say that."""
         return [_with_optional(f, "AOR") if f.name == "is_ip_registered" else f for f in super().functions()]
 
     # --- save
