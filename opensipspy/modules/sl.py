@@ -6,13 +6,13 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
-from opensipspy.module import Module, Param, Stat, Target, script_function
+from opensipspy.module import Module, Param, Stat, script_function
+from opensipspy.module.reply_path import reply_target, take_reply_additions
 from opensipspy.script.kinds import ERROR, REQUEST
 
 if TYPE_CHECKING:
     from opensipspy.module import Core
     from opensipspy.script.run import Run
-    from opensipspy.sip import Message
 
 ERROR_REPLY: Final = "error_reply"
 """Key in `Run.ctx` of the (code, reason) that describes the last failure of a script function."""
@@ -71,22 +71,17 @@ class Sl(Module):
         msg = run.msg
         if not 100 <= code <= 699 or not msg.is_request or msg.method == "ACK":
             return -1
-        if run.reply_edits:
-            headers += "".join(run.reply_edits)
-            if code >= 200:
-                run.reply_edits.clear()
+        headers, body = take_reply_additions(run, code, headers, body)
+        target = reply_target(run)
         tag = "" if code == 100 else self.local_tag(run)
         data = sip.build_reply(msg, code, reason, tag, headers, body, "", self._server_line())
-        if not self._send(msg, data):
+        if not self.core.send(data, target):
             return -1
         run.handled = True
         if self.enable_stats:
             self.sent_replies.value += 1
             self._by_class[code // 100 - 1].value += 1
         return 1
-
-    def _send(self, msg: Message, data: bytes) -> bool:
-        return self.core.send(data, Target(sip.reply_destination(msg), msg.socket))
 
     def _server_line(self) -> str:
         if not getattr(self.core.globals, "server_signature", True):

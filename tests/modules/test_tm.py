@@ -12,7 +12,7 @@ from opensipspy.module import LocateError, ParamError, Target
 from opensipspy.modules.tm import Tm
 from opensipspy.script import kinds
 from opensipspy.script.patterns import Pattern
-from opensipspy.script.run import Branch, Run
+from opensipspy.script.run import VIA_FORCE_RPORT, VIA_LOCAL_RPORT, Branch, Run
 
 from .tm_bench import BOB, CAROL, DAVE, TmBench
 
@@ -1308,3 +1308,25 @@ def test_missing_look_on_routes_are_found_at_start() -> None:
     with pytest.raises(ParamError):
         asyncio.run(bench.tm.start())
     assert Tm.name == "tm"
+
+
+def test_rport_is_answered_and_asked_for_as_the_script_says() -> None:
+    """RFC 3581; force_rport() may come after t_newtran(), add_local_rport() is for our own Via."""
+    bench = TmBench()
+    run = bench.run(via="SIP/2.0/UDP 192.0.2.10:5099;branch=z9hG4bK-1")
+    bench.call("t_newtran", run)
+    assert bench.core.sent[-1].target.peer.port == 5099
+    run.via_flags = VIA_FORCE_RPORT | VIA_LOCAL_RPORT
+    bench.call("t_relay", run)
+    invite = bench.take()[1]
+    assert invite.via.rport == 0
+    assert invite.vias[1].rport == 5060
+    bench.answer(invite, 486)
+    assert bench.core.sent[-1].target.peer.port == 5060
+
+
+def test_a_copy_that_nobody_can_be_sent_leaves_nothing_behind() -> None:
+    """t_replicate to a name that does not resolve."""
+    bench = TmBench()
+    assert bench.call("t_replicate", bench.run("REGISTER"), "sip:gone.invalid") == -4
+    bench.run_out()

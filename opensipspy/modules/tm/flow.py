@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
 from opensipspy.module import CancelHandle, LocateError, Target
+from opensipspy.module.reply_path import reply_target, take_reply_additions
 from opensipspy.script import kinds
 from opensipspy.script.run import Branch as Destination
 from opensipspy.script.run import Run
+from opensipspy.script.variables_branch import main_branch
 from opensipspy.transaction import (
     CANCELLED,
     DESTROYED,
@@ -203,8 +205,7 @@ class Flow(Hooks):
             layer.retransmission(old, now)
             return 0
         transaction = layer.create(msg, key, now)
-        peer = sip.reply_destination(msg)
-        transaction.upstream = Target(peer, msg.socket)
+        transaction.upstream = reply_target(run)
         transaction.reliable = msg.source.proto != sip.PROTO_UDP
         transaction.run = run
         transaction.flags = run.msg_flags
@@ -264,7 +265,7 @@ class Flow(Hooks):
             transaction = transaction_of(run)
             if transaction is None:
                 return E_UNSPEC
-            return self._relay_set(transaction, run, flags, proxy, False)
+            return self.relay_set(transaction, run, flags, proxy, False)
         if msg.method == "ACK":
             return 0 if self.absorb_ack(msg) else self._forward_ack(run, proxy)
         made = transaction_of(run) is None
@@ -274,7 +275,7 @@ class Flow(Hooks):
         transaction = transaction_of(run)
         if result <= 0 or transaction is None:
             return result
-        return self._relay_set(transaction, run, flags, proxy, made)
+        return self.relay_set(transaction, run, flags, proxy, made)
 
     def _relay_cancel(self, run: Run, invite: Transaction, flags: int) -> int:
         """Answer a CANCEL and pass it on along every branch that rings (RFC 3261 section 16.10, 9.2)."""
@@ -320,13 +321,11 @@ class Flow(Hooks):
 
     def destinations(self, run: Run) -> list[Destination]:
         """Where a request goes: its Request-URI and the branches the script added."""
-        found = [run.main_branch()] if run.ruri else []
+        found = [main_branch(run)] if run.ruri else []
         found.extend(run.branches)
         return found
 
-    def _relay_set(
-        self, transaction: Transaction, run: Run, flags: int, proxy: str, made: bool
-    ) -> int | Awaitable[int]:
+    def relay_set(self, transaction: Transaction, run: Run, flags: int, proxy: str, made: bool) -> int | Awaitable[int]:
         if transaction.answered or transaction.cancelled or (transaction.no_more and self.layer.settings.block_6xx):
             return E_NO_DESTINATION
         destinations = self.destinations(run)
@@ -349,6 +348,8 @@ class Flow(Hooks):
         old_first = transaction.first
         transaction.first = first
         run.handled = True
+        if run.via_flags and run.msg is transaction.request and not transaction.local:
+            transaction.upstream = reply_target(run)
         transaction.busy += 1
         results: list[int] = []
         waiting: list[Awaitable[int]] = []
@@ -407,6 +408,8 @@ class Flow(Hooks):
             result = 0
         else:
             run.handled = False
+            if transaction.local:
+                self.layer.release(transaction, now)
             run.ctx[ERROR_REPLY] = FAILURE_REPLIES.get(result, FAILURE_REPLIES[E_UNSPEC])
         self.layer.unbusy(transaction, now)
         self.arm()
@@ -470,7 +473,7 @@ class Flow(Hooks):
         except (LocateError, sip.ParseError) as error:
             return self._unlocated(branch, error)
         if isinstance(found, list):
-            return self._send(branch, found)
+            return self.send_branch(branch, found)
         return self._locate_later(branch, found)
 
     async def _locate_later(self, branch: Branch, waiting: Awaitable[list[Target]]) -> int:
@@ -478,14 +481,14 @@ class Flow(Hooks):
             found = await waiting
         except LocateError as error:
             return self._unlocated(branch, error)
-        return self._send(branch, found)
+        return self.send_branch(branch, found)
 
     def _unlocated(self, branch: Branch, error: Exception) -> int:
         self.core.log.info("tm: no way to %s: %s", branch.dst_uri or branch.uri, error)
         self.layer.discard(branch, self.core.now())
         return E_BAD_ADDRESS
 
-    def _send(self, branch: Branch, targets: list[Target]) -> int:
+    def send_branch(self, branch: Branch, targets: list[Target]) -> int:
         """Try the targets in order until one takes the request (RFC 3263 section 4.3)."""
         transaction = branch.transaction
         if branch.cancelled or transaction.answered or transaction.cancelled:
@@ -529,7 +532,7 @@ class Flow(Hooks):
                 edits.prepend(f"Route: {branch.path}\r\n")
             if headers:
                 edits.append(headers)
-        via = socket.via_prefix + self.layer.via_branch(branch)
+        via = view.via_value(socket, self.layer.via_branch(branch))
         return sip.build_request(view.msg, edits, branch.uri, via, socket)
 
     def fail_over(self, branch: Branch) -> bool:
@@ -554,7 +557,7 @@ class Flow(Hooks):
         following.run = branch.run
         following.run.branch_index = following.index
         targets, branch.targets, branch.run = branch.targets, None, None
-        return self._send(following, targets) > 0
+        return self.send_branch(following, targets) > 0
 
     # -- ACK for a 2xx: end to end, no transaction (RFC 3261 section 13.2.2.4, 16.11) ------------------------------
 
@@ -591,7 +594,7 @@ class Flow(Hooks):
             edits = edits.fork()
             edits.prepend(f"Route: {run.path}\r\n")
         try:
-            data = sip.build_request(msg, edits, run.ruri, socket.via_prefix + branch, socket)
+            data = sip.build_request(msg, edits, run.ruri, run.via_value(socket, branch), socket)
         except (ValueError, TypeError) as error:
             self.core.log.error("tm: the ACK for %s cannot be built: %s", run.ruri, error)
             return E_BAD_REQUEST
@@ -827,10 +830,10 @@ class Flow(Hooks):
         request = transaction.request
         if request is None or transaction.local:
             return False
-        if run is not None and run.reply_edits:
-            headers += "".join(run.reply_edits)
-            if code >= 200:
-                run.reply_edits.clear()
+        if run is not None:
+            headers, body = take_reply_additions(run, code, headers, body)
+            if run.via_flags and run.msg is request:  # force_rport() may have come after t_newtran()
+                transaction.upstream = reply_target(run)
         tag = "" if code == 100 else to_tag or self.tag_of(transaction)
         data = sip.build_reply(request, code, reason, tag, headers, body, content_type, self.tm.server_line())
         now = self.core.now()
@@ -925,6 +928,8 @@ class Flow(Hooks):
         if not self.layer.reply(transaction, status, b"", "", reply is None, self.core.now()):
             return
         if status < 200:
+            if self.tm.pass_provisional_replies:
+                self.fire(RESPONSE_OUT, transaction, transaction.run, reply, status)
             return
         again = transaction.invite and status < 300 and reply is not None
         if again and reply is not None:

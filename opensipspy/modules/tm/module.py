@@ -383,7 +383,7 @@ class Tm(Module, TmApi):
             transaction.fr_timeout_s = found.fr_timeout_s
         copy.transaction = transaction
         handled = run.handled
-        result = self.flow._relay_set(transaction, copy, flag_bits(flags or "") | REPLICATE, "", False)
+        result = self.flow.relay_set(transaction, copy, flag_bits(flags or "") | REPLICATE, "", False)
         run.handled = handled
         if isinstance(result, int) and result <= 0:
             self.flow.layer.release(transaction, self.core.now())
@@ -446,16 +446,15 @@ class Tm(Module, TmApi):
 
     @script_function(routes=ANYWHERE)
     def t_local_replied(self, run: Run, reply: str) -> int:
-        """Whether all replies, or the last one, were made here: `reply` is "all", "branch" or "last"."""
+        """Whether replies were made here: "all" of them, those of the latest set ("branch"), or the "last" one."""
         found = transaction_of(run)
         if found is None:
             return E_UNSPEC
         if reply == "all":
-            latest = found.branches[found.first :]
-            return 1 if all(branch.last_received == 0 for branch in latest) else E_UNSPEC
+            return 1 if all(branch.last_received == 0 for branch in found.branches) else E_UNSPEC
         if reply == "branch":
             latest = found.branches[found.first :]
-            return 1 if all(branch.local for branch in latest) else E_UNSPEC
+            return 1 if all(branch.last_received == 0 for branch in latest) else E_UNSPEC
         if reply == "last":
             branch = branch_of(run)
             if run.kind == FAILURE and branch is not None:
@@ -678,7 +677,7 @@ class Tm(Module, TmApi):
                 result.set_result(Reply(status, reason, reply))
 
         transaction.context = completed
-        sent = self.flow._send(branch, targets)
+        sent = self.flow.send_branch(branch, targets)
         if sent <= 0:
             transaction.context = None
             return Reply(478 if sent == E_BAD_ADDRESS else 477, "Send failed (477/TM)")
