@@ -1,4 +1,4 @@
-"""What is wrong with a script, as the person who wrote it should read it: place, source line, caret, cause, nearest name."""
+"""What is wrong with a script, as its writer should read it: place, source line, caret, cause, nearest name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pos(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One thing to say about a script. severity: "error", "warning" or "note"; code: a short name that stays the same."""
+    """One thing to say about a script. severity: "error", "warning" or "note"; code: a lasting short name."""
 
     pos: Pos
     severity: str

@@ -229,7 +229,7 @@ class Globals:
         for name, value in data.items():
             setattr(made, name, value)
         made.given = set(data["given"])
-        made.sockets = [SocketDef(*s[:-1], Pos(*s[-1])) for s in data["sockets"]]
+        made.sockets = [SocketDef(p, h, n, ah, ap, t, o, Pos(*pos)) for p, h, n, ah, ap, t, o, pos in data["sockets"]]
         made.aliases = [AliasDef(*a) for a in data["aliases"]]
         made.blacklists = [BlacklistDef(*b) for b in data["blacklists"]]
         return made
@@ -383,14 +383,15 @@ class _Reader:
             elif word == "use_auto_scaling_profile":
                 options[word] = self.word_or_string()
             elif word in (
-                "anycast", "frag", "reuse_port", "accept_subdomain", "allow_proxy", "allow_proxy_protocol", "send_proxy",
+                "anycast", "frag", "reuse_port", "accept_subdomain", "allow_proxy", "allow_proxy_protocol",
+                "send_proxy",
                 "send_proxy_protocol", "proxy", "proxy_protocol",
             ):  # fmt: skip
                 options[word.removesuffix("_protocol") if "proxy" in word else word] = 1
             else:
                 raise _Mistake(
                     index,
-                    f"unknown socket option '{self.tokens[index]}'",
+                    f"unknown option '{self.tokens[index]}'",
                     "as, tag, tos, use_workers, anycast, frag, reuse_port, accept_subdomain, proxy",
                 )
         return SocketDef(proto, host, tuple(ports), as_host, as_port, tag, options, pos)

@@ -1,5 +1,5 @@
-"""The words of the language, with OpenSIPS's lexical forms: nested comments, two kinds of strings, numbers in three bases,
-addresses, and variables that run to their matching parenthesis.
+"""The words of the language, with OpenSIPS's lexical forms: nested comments, two kinds of strings, numbers in three
+bases, addresses, and variables that run to their matching parenthesis.
 """
 
 from __future__ import annotations

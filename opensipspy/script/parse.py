@@ -138,9 +138,9 @@ def _chunks(tokens: list[Token], script: Script) -> Iterator[list[Token]]:
                     if depth <= 0:
                         index += 1
                         break
-                elif _opens_block(tokens, index) and tokens[index].column == 1:
-                    break
-                elif depth == 0 and index > start + 6 and _starts_item(tokens, index):
+                elif (_opens_block(tokens, index) and tokens[index].column == 1) or (
+                    depth == 0 and index > start + 6 and _starts_item(tokens, index)
+                ):
                     break
                 index += 1
             if depth > 0:

@@ -22,7 +22,7 @@ _SYNC: Final = re.compile(r'^#(?:line)?[ \t]+([0-9]+)(?:[ \t]+"([^"]*)")?.*$')
 
 
 class Source:
-    """The whole text of a script. origins[n] is the (file, line) of line n, counted from 0; files: all that were read."""
+    """The whole text of a script. origins[n] is the (file, line) of line n, from 0; files: all that were read."""
 
     def __init__(self, path: str) -> None:
         self.path: str = path

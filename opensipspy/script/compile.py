@@ -1,0 +1,733 @@
+"""Tree to bytecode: each route becomes one Python function whose code carries the lines and columns of the script.
+
+A route that cannot reach a waiting call becomes a plain function, any other a coroutine. A condition is flattened: the
+calls in it are statements before it, because a call that returns 0 ends the script where it stands. Constants are
+prepared at load; the code names them as globals (`_g7`), made by the recipes of `program.Builder`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from types import CodeType
+from typing import Any, Final, cast
+
+from opensipspy.script import kinds, runtime, tree
+from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl
+from opensipspy.script.errors import Pos
+from opensipspy.script.parse import Script
+from opensipspy.script.program import Image, Program, Recipe, RouteImage
+from opensipspy.script.tree import Expr, Stm
+from opensipspy.script.varsyntax import VarSpec, parse_format_text, parse_variable
+from opensipspy.script.walk import calls_of, route_calls_of, statements_of
+
+_BINARY: Final = {
+    "+": "_op_add",
+    "-": "_op_sub",
+    "*": "_op_mul",
+    "/": "_op_div",
+    "%": "_op_mod",
+    "&": "_op_and",
+    "|": "_op_or",
+    "^": "_op_xor",
+    "<<": "_op_shl",
+    ">>": "_op_shr",
+}
+_ENDS: Final = (tree.Exit, tree.Drop, tree.Return, tree.Break, tree.Async)
+
+
+def compile_script(script: Any, catalogue: Catalogue) -> Program:
+    """Compile a checked script for one server. script: from `parse_script` or `ProgramCache.load`.
+
+    Raises ScriptErrors for what only shows when a constant is prepared.
+    """
+    if script.compiled:
+        return Program(script.image, catalogue)
+    return Program(Compiler(script, catalogue).image(), catalogue)
+
+
+class Compiler:
+    """Compiles all routes of one script; recipes are shared between them."""
+
+    def __init__(self, script: Script, catalogue: Catalogue) -> None:
+        self.script = script
+        self.catalogue = catalogue
+        self.recipes: dict[str, Recipe] = {}
+        self._slots: dict[Recipe, str] = {}
+        self.uses_code = _reads_code(script)
+        self.slots = {id(block): f"_r{number}" for number, block in enumerate(script.blocks)}
+        self.named = {block.name: block for block in reversed(script.blocks) if block.kind == kinds.REQUEST}
+        self.waiting = self._colour()
+
+    def image(self) -> Image:
+        routes: list[RouteImage] = []
+        seen: set[tuple[int, str]] = set()
+        for block in self.script.blocks:
+            if (block.kind, block.name) in seen:
+                continue
+            seen.add((block.kind, block.name))
+            code = RouteEmitter(self, block).code()
+            is_async = id(block) in self.waiting
+            slot = self.slots[id(block)]
+            routes.append(RouteImage(block.kind, block.name, block.interval_s, is_async, slot, code))
+        return Image(routes, self.recipes, self.script.globals)
+
+    def slot(self, *recipe: Any) -> str:
+        """The global name of what a recipe makes; the same recipe has one name."""
+        found = self._slots.get(recipe)
+        if found is None:
+            found = self._slots[recipe] = f"_g{len(self._slots)}"
+            self.recipes[found] = recipe
+        return found
+
+    # -- colours
+
+    def _colour(self) -> set[int]:
+        """The ids of the blocks that may wait: they call what waits, or a route that may."""
+        waiting: set[int] = set()
+        blocks = self.script.blocks
+        direct = {id(block): self._waits_itself(block) for block in blocks}
+        calls = {id(block): list(route_calls_of(block.body)) for block in blocks}
+        changed = True
+        while changed:
+            changed = False
+            any_named = any(id(block) in waiting for block in self.named.values())
+            for block in blocks:
+                if id(block) in waiting:
+                    continue
+                reached = direct[id(block)]
+                for call in calls[id(block)]:
+                    if isinstance(call, tree.Var) or "$" in call.value:
+                        reached = reached or any_named
+                    else:
+                        target = self.named.get(_route_name(call.value))
+                        reached = reached or (target is not None and id(target) in waiting)
+                if reached:
+                    waiting.add(id(block))
+                    changed = True
+        return waiting
+
+    def _waits_itself(self, block: tree.Block) -> bool:
+        if any(isinstance(node, tree.Async) for node in statements_of(block.body)):
+            return True
+        for call in calls_of(block.body):
+            decl = self.catalogue.function(call.name)
+            if decl is not None and decl.waits != "no":
+                return True
+        return False
+
+
+def _route_name(name: str) -> str:
+    return "" if name == "0" else name
+
+
+def _reads_code(script: Script) -> bool:
+    """Whether `$rc` or `$retcode` stands anywhere: else no call needs to leave its result for it."""
+    words = ("$rc", "$retcode", "$(rc", "$(retcode")
+    return any(word in line for line in script.source.lines for word in words)
+
+
+class RouteEmitter:
+    """Emits one route. Statements go to the innermost open list; `_value` and `_condition` may put some before them."""
+
+    def __init__(self, compiler: Compiler, block: tree.Block) -> None:
+        self.c = compiler
+        self.block = block
+        self.is_async = id(block) in compiler.waiting
+        self.out: list[ast.stmt] = []
+        self._temporaries = 0
+        self._pos = block.pos
+
+    def code(self) -> CodeType:
+        self._body(self.block.body)
+        if not self.block.body or not isinstance(self.block.body[-1], _ENDS):
+            self._emit(ast.Return(ast.Constant(1)))
+        arguments = ast.arguments([], [ast.arg("run")], None, [], [], None, [])
+        kind = ast.AsyncFunctionDef if self.is_async else ast.FunctionDef
+        function = kind(name="route", args=arguments, body=self.out, decorator_list=[], returns=None)
+        self._at(function, self.block.pos)
+        module = ast.Module([function], [])
+        ast.fix_missing_locations(module)
+        compiled = compile(module, self.block.pos.file, "exec", dont_inherit=True, optimize=0)
+        inner = next(const for const in compiled.co_consts if isinstance(const, CodeType))
+        shown = kinds.kind_keyword(self.block.kind) + (f"[{self.block.name}]" if self.block.name else "")
+        return inner.replace(co_name=shown, co_qualname=shown)
+
+    # -- small tools
+
+    def _at(self, node: Any, pos: Pos) -> Any:
+        """Give a node and all below it that has none the place of the script."""
+        for each in ast.walk(node):
+            if isinstance(each, ast.expr | ast.stmt) and not hasattr(each, "lineno"):
+                each.lineno, each.col_offset = pos.line, pos.col - 1
+                same = pos.end_line and (pos.end_line, pos.end_col) > (pos.line, pos.col)
+                each.end_lineno = pos.end_line if same else pos.line
+                each.end_col_offset = pos.end_col - 1 if same else pos.col
+        return node
+
+    def _emit(self, statement: ast.stmt, pos: Pos | None = None) -> None:
+        self.out.append(self._at(statement, pos or self._pos))
+
+    def _name(self, name: str) -> ast.Name:
+        return ast.Name(name, ast.Load())
+
+    def _global(self, *recipe: Any) -> ast.Name:
+        return self._name(self.c.slot(*recipe))
+
+    def _call(self, name: str, *args: ast.expr) -> ast.Call:
+        return ast.Call(self._name(name), list(args), [])
+
+    @property
+    def _run(self) -> ast.Name:
+        return self._name("run")
+
+    def _set(self, name: str, value: ast.expr) -> None:
+        self._emit(ast.Assign([ast.Name(name, ast.Store())], value))
+
+    def _set_run(self, attribute: str, value: ast.expr) -> None:
+        self._emit(ast.Assign([ast.Attribute(self._run, attribute, ast.Store())], value))
+
+    def _temporary(self) -> str:
+        self._temporaries += 1
+        return f"t{self._temporaries}"
+
+    def _inside(self, statements: Sequence[Stm]) -> list[ast.stmt]:
+        """Emit statements into a list of their own; never empty."""
+        outer, self.out = self.out, []
+        self._body(statements)
+        inner, self.out = self.out, outer
+        return inner or [self._at(ast.Pass(), self._pos)]
+
+    def _collect(self) -> list[ast.stmt]:
+        outer, self.out = self.out, []
+        return outer
+
+    def _release(self, outer: list[ast.stmt]) -> list[ast.stmt]:
+        inner, self.out = self.out, outer
+        return inner
+
+    # -- statements
+
+    def _body(self, statements: Iterable[Stm]) -> None:
+        for statement in statements:
+            self._pos = statement.pos
+            getattr(self, f"_stm_{type(statement).__name__.lower()}")(statement)
+            if isinstance(statement, _ENDS):
+                break
+
+    def _stm_call(self, node: tree.Call) -> None:
+        self._function(node)
+
+    def _stm_assign(self, node: tree.Assign) -> None:
+        self._guarded(node, lambda: self._assign(node))
+
+    def _guarded(self, node: Any, emit: Any) -> None:
+        """What calculates may fail: the statement is then not carried out, and the script goes on."""
+        if not _may_fail(node):
+            emit()
+            return
+        outer = self._collect()
+        emit()
+        body = self._release(outer)
+        handler = ast.ExceptHandler(
+            self._name("_EvaluationError"),
+            "error",
+            [ast.Expr(self._call("_not_evaluated", self._run, self._name("error")))],
+        )
+        self._emit(ast.Try(body or [ast.Pass()], [handler], [], []), node.pos)
+
+    def _assign(self, node: tree.Assign) -> None:
+        spec = self._spec(node.target)
+        value = self._value(node.value)
+        if node.op not in ("=", ":="):
+            value = self._call("_compound", ast.Constant(node.op[:-1]), self._read(node.target), value)
+        self._write(spec, node.target, value, node.op == ":=")
+        self._code_is(ast.Constant(1))
+
+    def _write(self, spec: VarSpec, target: tree.Var, value: ast.expr, replace: bool = False) -> None:
+        inline = None if replace and spec.decl.replace is not None else spec.inline_target()
+        if inline is not None:
+            tree_ = ast.parse(f"{inline} = 0").body[0]
+            assert isinstance(tree_, ast.Assign)
+            for each in ast.walk(tree_):
+                for attribute in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
+                    if hasattr(each, attribute):
+                        delattr(each, attribute)
+            tree_.value = value
+            self._emit(tree_)
+            return
+        kind = "replace" if replace else "write"
+        setter = self._global(kind, target.text, target.pos.file, target.pos.line)
+        self._emit(ast.Expr(ast.Call(setter, [self._run, value], [])))
+
+    def _code_is(self, value: ast.expr) -> None:
+        if self.c.uses_code:
+            self._set_run("retcode", value)
+
+    def _stm_if(self, node: tree.If) -> None:
+        condition = self._condition(node.condition)
+        then = self._inside(node.then)
+        otherwise = self._inside(node.otherwise) if node.otherwise else []
+        self._pos = node.pos
+        self._emit(ast.If(condition, then, otherwise))
+
+    def _stm_while(self, node: tree.While) -> None:
+        rounds = self._temporary()
+        limit = int(self.c.script.globals.max_while_loops)
+        self._set(rounds, ast.Constant(0))
+        outer = self._collect()
+        condition = self._condition(node.condition)
+        self._emit(ast.If(ast.UnaryOp(ast.Not(), condition), [ast.Break()], []), node.condition.pos)
+        self._emit(
+            ast.If(
+                ast.Compare(self._name(rounds), [ast.GtE()], [ast.Constant(limit)]),
+                [ast.Expr(self._call("_rounds", self._run, ast.Constant(limit))), ast.Break()],
+                [],
+            ),
+            node.pos,
+        )
+        self._emit(ast.AugAssign(ast.Name(rounds, ast.Store()), ast.Add(), ast.Constant(1)), node.pos)
+        self._body(node.body)
+        body = self._release(outer)
+        self._emit(ast.While(ast.Constant(True), body, []), node.pos)
+
+    def _stm_for(self, node: tree.For) -> None:
+        item = self._temporary()
+        each = self._global("each", node.source.text, node.source.pos.file, node.source.pos.line)
+        limit = ast.Constant(int(self.c.script.globals.max_while_loops))
+        outer = self._collect()
+        self._write(self._spec(node.target), node.target, self._name(item))
+        self._body(node.body)
+        body = self._release(outer)
+        loop = ast.For(ast.Name(item, ast.Store()), ast.Call(each, [self._run, limit], []), body, [])
+        self._emit(loop, node.pos)
+
+    def _stm_switch(self, node: tree.Switch) -> None:
+        value, entry = self._temporary(), self._temporary()
+        self._set(value, self._read(node.subject))
+        chain: list[ast.stmt] = []
+        default = len(node.cases)
+        for index, case in enumerate(node.cases):
+            if case.value is None:
+                default = index
+        chain = [self._at(ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(default)), node.pos)]
+        for index in range(len(node.cases) - 1, -1, -1):
+            case = node.cases[index]
+            if case.value is None:
+                continue
+            if isinstance(case.value, tree.Number):
+                test = self._call("_case", self._name(value), ast.Constant(case.value.value), ast.Constant(""))
+            else:
+                folded = runtime.lower(case.value.value)
+                test = self._call(
+                    "_equal_text", self._name(value), ast.Constant(case.value.value), ast.Constant(folded)
+                )
+            hit: list[ast.stmt] = [ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(index))]
+            chain = [self._at(ast.If(test, hit, chain), case.pos)]
+        self.out += chain
+        # One round of a loop, so that `break` leaves it; a case without break falls into the next.
+        body: list[ast.stmt] = []
+        for index, case in enumerate(node.cases):
+            inner = self._inside(case.body)
+            reached = ast.Compare(self._name(entry), [ast.LtE()], [ast.Constant(index)])
+            body.append(self._at(ast.If(reached, inner, []), case.pos))
+        body.append(self._at(ast.Break(), node.pos))
+        self._pos = node.pos
+        self._emit(ast.While(ast.Constant(True), body, []))
+
+    def _stm_break(self, node: tree.Break) -> None:
+        self._emit(ast.Break())
+
+    def _stm_exit(self, node: tree.Exit) -> None:
+        self._set_run("exited", ast.Constant(True))
+        self._emit(ast.Return(ast.Constant(0)))
+
+    def _stm_drop(self, node: tree.Drop) -> None:
+        self._set_run("dropped", ast.Constant(True))
+        self._set_run("exited", ast.Constant(True))
+        self._emit(ast.Return(ast.Constant(0)))
+
+    def _stm_return(self, node: tree.Return) -> None:
+        if node.more:
+            values = [self._value(value) for value in node.more]
+            self._set_run("return_values", ast.List(values, ast.Load()))
+        if node.value is None:
+            code: ast.expr = ast.Constant(1)
+        elif isinstance(node.value, tree.Number):
+            code = ast.Constant(node.value.value)
+        else:
+            code = self._call("_code", self._value(node.value))
+        self._emit(ast.Return(code))
+
+    def _stm_routecall(self, node: tree.RouteCall) -> None:
+        self._route(node)
+
+    def _stm_log(self, node: tree.Log) -> None:
+        self._log(node)
+        self._code_is(ast.Constant(1))
+
+    def _log(self, node: tree.Log) -> None:
+        text = self._global("format", node.text.value, node.text.pos.file, node.text.pos.line)
+        if node.keyword == "xdbg":
+            level: ast.expr = ast.Constant(runtime.L_DBG)
+        elif node.level is None:
+            level = ast.Constant(runtime.L_ERR if node.keyword == "xlog" else runtime.L_DBG)
+        elif isinstance(node.level, tree.Number):
+            level = ast.Constant(node.level.value)
+        elif "$" in node.level.value:
+            value = self._global("value", node.level.value, node.level.pos.file, node.level.pos.line)
+            dynamic = ast.Call(value, [self._run], [])
+            self._emit(ast.Expr(self._call("_xlog_dynamic", self._run, dynamic, text)))
+            return
+        else:
+            level = ast.Constant(runtime.level_of(node.level.value))
+        self._emit(ast.Expr(self._call("_xlog", self._run, level, text)))
+
+    def _stm_errorstm(self, node: tree.ErrorStm) -> None:
+        said = f"error({node.kind!r}, {node.reason!r}) does nothing"
+        self._emit(ast.Expr(self._call("_report", self._run, ast.Constant(said))))
+
+    def _stm_assert(self, node: tree.Assert) -> None:
+        settings = self.c.script.globals
+        if not settings.enable_asserts:
+            return
+        condition = self._condition(node.condition)
+        said = ast.Constant(node.message or "the condition is false")
+        failed = ast.Expr(self._call("_assert", self._run, said, ast.Constant(bool(settings.abort_on_assert))))
+        self._emit(ast.If(ast.UnaryOp(ast.Not(), condition), [failed, ast.Return(ast.Constant(0))], []))
+
+    def _stm_async(self, node: tree.Async) -> None:
+        """The resume route goes on when the function is done; nothing behind the statement runs."""
+        result = self._invoke(node.call)
+        self._set_run("retcode", result)
+        self._route(tree.RouteCall(node.pos, node.route, ()), ends=True)
+        self._set_run("exited", ast.Constant(True))
+        self._emit(ast.Return(ast.Constant(0)))
+
+    def _stm_launch(self, node: tree.Launch) -> None:
+        """A coroutine of its own: the function, then the report route."""
+        outer, was_async = self._collect(), self.is_async
+        self.is_async = True
+        result = self._invoke(node.call)
+        self._set_run("retcode", result)
+        if node.route is not None:
+            args = (node.param,) if node.param is not None else ()
+            self._route(tree.RouteCall(node.pos, node.route, args), ends=True)
+        self._emit(ast.Return(ast.Constant(0)))
+        body, self.is_async = self._release(outer), was_async
+        name = self._temporary()
+        arguments = ast.arguments([], [ast.arg("run")], None, [], [], None, [])
+        work = ast.AsyncFunctionDef(name=name, args=arguments, body=body, decorator_list=[], returns=None)
+        self._emit(work)
+        self._emit(ast.Expr(self._call("_launch", self._run, self._name(name))))
+        self._code_is(ast.Constant(1))
+
+    # -- calls
+
+    def _ends_on_zero(self, result: str) -> None:
+        """0 ends the script as exit does."""
+        is_zero = ast.Compare(self._name(result), [ast.Eq()], [ast.Constant(0)])
+        exited = ast.Assign([ast.Attribute(self._run, "exited", ast.Store())], ast.Constant(True))
+        self._emit(ast.If(is_zero, [exited, ast.Return(ast.Constant(0))], []))
+
+    def _function(self, node: tree.Call) -> ast.expr:
+        """Emit a call; the expression is its result, which is not 0."""
+        result = self._invoke(node)
+        assert isinstance(result, ast.Name)
+        self._ends_on_zero(result.id)
+        self._code_is(self._name(result.id))
+        return self._name(result.id)
+
+    def _invoke(self, node: tree.Call) -> ast.expr:
+        decl = self.c.catalogue.function(node.name)
+        assert decl is not None  # the checker has seen it
+        self._pos = node.pos
+        result = self._temporary()
+        given = self._arguments(decl, node)
+        outer = self._collect()
+        call: ast.expr = ast.Call(self._global("call", decl.name), [self._run, *given.expressions], [])
+        if decl.waits == "always":
+            call = ast.Await(call)
+        self._set(result, call)
+        if decl.waits == "maybe":
+            klass = ast.Attribute(self._name(result), "__class__", ast.Load())
+            waits = ast.Compare(klass, [ast.IsNot()], [self._name("int")])
+            again = ast.Assign([ast.Name(result, ast.Store())], ast.Await(self._name(result)))
+            self._emit(ast.If(waits, [again], []))
+        body = self._release(outer)
+        if given.may_fail:
+            bad = self._call("_bad", self._run, ast.Constant(node.name), self._name("error"))
+            handler = ast.ExceptHandler(
+                self._name("_BadArgument"), "error", [ast.Assign([ast.Name(result, ast.Store())], bad)]
+            )
+            self._emit(ast.Try(body, [handler], [], []))
+        else:
+            self.out += body
+        return self._name(result)
+
+    def _arguments(self, decl: FunctionDecl, node: tree.Call) -> _Given:
+        given = _Given()
+        args = list(node.args)
+        while args and args[-1] is None:
+            args.pop()
+        for index, (param, arg) in enumerate(zip(decl.params, args, strict=False)):
+            given.expressions.append(
+                ast.Constant(None) if arg is None else self._argument(decl, index, param, arg, given)
+            )
+        return given
+
+    def _argument(self, decl: FunctionDecl, index: int, param: ParamDecl, arg: Expr, given: _Given) -> ast.expr:
+        if param.type == "var":
+            assert isinstance(arg, tree.Var)
+            return self._global("ref", arg.text, arg.pos.file, arg.pos.line)
+        if isinstance(arg, tree.Null):
+            return ast.Constant(None)
+        constant = self._constant(param, arg)
+        if constant is not None:
+            if param.fixup is not None:
+                return self._global("fixed", decl.name, index, constant)
+            if param.type == "regex":
+                return self._global("pattern", constant)
+            return ast.Constant(constant)
+        value = self._dynamic(param, arg)
+        if param.type == "int" and param.fixup is None:
+            given.may_fail = True
+            return self._call("_int", value)
+        if param.fixup is not None or param.type == "regex":
+            given.may_fail = True
+            maker = self._global("fixup", decl.name, index) if param.fixup is not None else self._global("patterns")
+            prepared = ast.Call(maker, [value], [])
+            if param.optional:
+                # NULL for an optional parameter is a parameter left out.
+                name = self._temporary()
+                taken = ast.NamedExpr(ast.Name(name, ast.Store()), value)
+                missing = ast.Compare(taken, [ast.Is()], [ast.Constant(None)])
+                return ast.IfExp(missing, ast.Constant(None), ast.Call(maker, [self._name(name)], []))
+            return prepared
+        return value
+
+    def _constant(self, param: ParamDecl, arg: Expr) -> str | int | None:
+        """The value of an argument that no variable stands in; None for any other."""
+        if isinstance(arg, tree.Number):
+            return arg.value
+        if isinstance(arg, tree.Word):
+            return arg.name
+        if isinstance(arg, tree.Text):
+            if param.static or param.no_expand or "$" not in arg.value:
+                return arg.value
+            return parse_format_text(arg.value, self.c.catalogue, arg.pos.file, arg.pos.line).constant
+        return None
+
+    def _dynamic(self, param: ParamDecl, arg: Expr) -> ast.expr:
+        """An argument that is read at the call: a str or None for a string parameter."""
+        if isinstance(arg, tree.Var):
+            value = self._read(arg)
+            return value if param.type == "int" else self._call("_text", value)
+        assert isinstance(arg, tree.Text)
+        return ast.Call(self._global("value", arg.value, arg.pos.file, arg.pos.line), [self._run], [])
+
+    def _route(self, node: tree.RouteCall, ends: bool = False) -> ast.expr:
+        """Emit route(name, ...); the expression is its result, which is not 0 unless `ends`."""
+        self._pos = node.pos
+        params = ast.Tuple([self._value(arg) for arg in node.args], ast.Load())
+        result = self._temporary()
+        if isinstance(node.name, tree.Text) and "$" not in node.name.value:
+            self._static_route(node.name.value, params, result)
+        else:
+            self._dynamic_route(node.name, params, result)
+        if not ends:
+            self._ends_on_zero(result)
+            self._code_is(self._name(result))
+        return self._name(result)
+
+    def _static_route(self, name: str, params: ast.expr, result: str) -> None:
+        block = self.c.named[_route_name(name)]
+        kind, shown = ast.Constant(kinds.REQUEST), ast.Constant(block.name)
+        too_deep = ast.UnaryOp(ast.Not(), self._call("_enter", self._run, kind, shown, params))
+        self._emit(ast.If(too_deep, [ast.Return(ast.Constant(0))], []))
+        call: ast.expr = ast.Call(self._name(self.c.slots[id(block)]), [self._run], [])
+        if id(block) in self.c.waiting:
+            call = ast.Await(call)
+        self._set(result, call)
+        self._emit(ast.Expr(self._call("_leave", self._run)))
+
+    def _dynamic_route(self, name: tree.Text | tree.Var, params: ast.expr, result: str) -> None:
+        found = self._temporary()
+        if isinstance(name, tree.Var):
+            value = self._read(name)
+        else:
+            value = ast.Call(self._global("value", name.value, name.pos.file, name.pos.line), [self._run], [])
+        self._set(found, self._call("_by_name", self._run, value))
+        self._set(result, ast.UnaryOp(ast.USub(), ast.Constant(1)))
+        outer = self._collect()
+        shown = ast.Attribute(self._name(found), "name", ast.Load())
+        too_deep = ast.UnaryOp(ast.Not(), self._call("_enter", self._run, ast.Constant(kinds.REQUEST), shown, params))
+        self._emit(ast.If(too_deep, [ast.Return(ast.Constant(0))], []))
+        self._set(result, ast.Call(ast.Attribute(self._name(found), "fn", ast.Load()), [self._run], []))
+        if self.is_async:
+            waits = ast.Attribute(self._name(found), "is_async", ast.Load())
+            again = ast.Assign([ast.Name(result, ast.Store())], ast.Await(self._name(result)))
+            self._emit(ast.If(waits, [again], []))
+        self._emit(ast.Expr(self._call("_leave", self._run)))
+        body = self._release(outer)
+        self._emit(ast.If(ast.Compare(self._name(found), [ast.IsNot()], [ast.Constant(None)]), body, []))
+
+    # -- values
+
+    def _spec(self, node: tree.Var) -> VarSpec:
+        return parse_variable(node.text, 0, self.c.catalogue, node.pos.file, node.pos.line)
+
+    def _read(self, node: tree.Var) -> ast.expr:
+        spec = self._spec(node)
+        inline = spec.inline_expression()
+        if inline is not None:
+            expression = ast.parse(inline, mode="eval").body
+            for each in ast.walk(expression):
+                for attribute in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
+                    if hasattr(each, attribute):
+                        delattr(each, attribute)
+            return cast("ast.expr", self._at(expression, node.pos))
+        read = ast.Call(self._global("read", node.text, node.pos.file, node.pos.line), [self._run], [])
+        return cast("ast.expr", self._at(read, node.pos))
+
+    def _value(self, node: Expr) -> ast.expr:
+        """An expression for a value; calls in it are emitted before."""
+        if isinstance(node, tree.Text | tree.Number):
+            return ast.Constant(node.value)
+        if isinstance(node, tree.Null):
+            return ast.Constant(None)
+        if isinstance(node, tree.Var):
+            return self._read(node)
+        if isinstance(node, tree.Binary):
+            left, right = self._value(node.left), self._value(node.right)
+            return cast("ast.expr", self._at(self._call(_BINARY[node.op], left, right), node.pos))
+        if isinstance(node, tree.BitNot):
+            return self._call("_bit_not", self._value(node.operand))
+        if isinstance(node, tree.Compare):
+            return self._comparison(node)
+        if isinstance(node, tree.Call):
+            return self._function(node)
+        if isinstance(node, tree.RouteCall):
+            return self._route(node)
+        self._body([cast("Stm", node)])
+        return ast.Constant(1)
+
+    # -- conditions
+
+    def _condition(self, node: Expr) -> ast.expr:
+        """An expression that is true or false; calls in it are emitted before."""
+        self._pos = node.pos
+        if isinstance(node, tree.Call | tree.RouteCall):
+            result = self._function(node) if isinstance(node, tree.Call) else self._route(node)
+            return ast.Compare(result, [ast.Gt()], [ast.Constant(0)])
+        if isinstance(node, tree.Compare):
+            return self._truth_of(node, negated=False)
+        if isinstance(node, tree.Not):
+            if isinstance(node.operand, tree.Compare):
+                return self._truth_of(node.operand, negated=True)
+            return ast.UnaryOp(ast.Not(), self._condition(node.operand))
+        if isinstance(node, tree.Logic):
+            return self._logic(node)
+        if isinstance(node, tree.Var):
+            return self._read(node)
+        if isinstance(node, tree.Number):
+            return ast.Constant(node.value != 0)
+        if isinstance(node, tree.Binary | tree.BitNot):
+            result_name = self._temporary()
+            self._set(result_name, ast.Constant(None))
+            outer = self._collect()
+            value = self._value(node)
+            self._set(result_name, value)
+            body = self._release(outer)
+            handler = ast.ExceptHandler(
+                self._name("_EvaluationError"),
+                "error",
+                [ast.Expr(self._call("_not_evaluated", self._run, self._name("error")))],
+            )
+            self._emit(ast.Try(body, [handler], [], []), node.pos)
+            return self._name(result_name)
+        if isinstance(node, tree.Group):
+            self._body(node.body)
+            return ast.Constant(True)
+        if isinstance(node, tree.Assign):
+            self._stm_assign(node)
+            return ast.Constant(True)
+        if isinstance(node, tree.Text):
+            return ast.Constant(bool(node.value))
+        self._body([cast("Stm", node)])
+        return ast.Constant(True)
+
+    def _logic(self, node: tree.Logic) -> ast.expr:
+        left = self._condition(node.left)
+        outer = self._collect()
+        right = self._condition(node.right)
+        before = self._release(outer)
+        if not before:
+            operator: ast.boolop = ast.And() if node.op == "and" else ast.Or()
+            return cast("ast.expr", self._at(ast.BoolOp(operator, [left, right]), node.pos))
+        result = self._temporary()
+        self._pos = node.pos
+        self._set(result, left)
+        before.append(self._at(ast.Assign([ast.Name(result, ast.Store())], right), node.right.pos))
+        test: ast.expr = self._name(result)
+        if node.op == "or":
+            test = ast.UnaryOp(ast.Not(), test)
+        self._emit(ast.If(test, before, []))
+        return self._name(result)
+
+    def _truth_of(self, node: tree.Compare, negated: bool) -> ast.expr:
+        """A comparison as a truth value. What cannot be compared is false, negated or not."""
+        right = node.right
+        if isinstance(right, tree.Null) and node.op in ("==", "!="):
+            same = (node.op == "==") != negated
+            operator: ast.cmpop = ast.Is() if same else ast.IsNot()
+            return cast(
+                "ast.expr", self._at(ast.Compare(self._read(node.left), [operator], [ast.Constant(None)]), node.pos)
+            )
+        if isinstance(right, tree.Text) and node.op in ("==", "!="):
+            folded = runtime.lower(right.value)
+            equal = self._call("_equal_text", self._read(node.left), ast.Constant(right.value), ast.Constant(folded))
+            wanted = (node.op == "==") != negated
+            return cast("ast.expr", self._at(equal if wanted else ast.UnaryOp(ast.Not(), equal), node.pos))
+        result = self._comparison(node)
+        if negated:
+            return ast.Compare(result, [ast.Eq()], [ast.Constant(0)])
+        return ast.Compare(result, [ast.Gt()], [ast.Constant(0)])
+
+    def _comparison(self, node: tree.Compare) -> ast.expr:
+        """A comparison as 1, 0 or -1."""
+        left, right = self._read(node.left), node.right
+        if node.op in ("=~", "!~"):
+            name = "_match" if node.op == "=~" else "_not_match"
+            if isinstance(right, tree.Text):
+                call = self._call(name, self._run, left, self._global("pattern", right.value))
+            else:
+                call = self._call(f"{name}_dynamic", self._run, left, self._value(right))
+        elif isinstance(right, tree.Text):
+            op = ast.Constant(runtime.COMPARISONS[node.op])
+            call = self._call("_compare_text", self._run, op, left, ast.Constant(right.value))
+        elif isinstance(right, tree.Number):
+            op = ast.Constant(runtime.COMPARISONS[node.op])
+            call = self._call("_compare_int", self._run, op, left, ast.Constant(right.value))
+        elif isinstance(right, tree.Net):
+            op = ast.Constant(runtime.COMPARISONS[node.op])
+            call = self._call("_compare_net", self._run, op, left, self._global("net", right.text))
+        else:
+            op = ast.Constant(runtime.COMPARISONS[node.op])
+            call = self._call("_compare", self._run, op, left, self._value(right))
+        return cast("ast.expr", self._at(call, node.pos))
+
+
+class _Given:
+    """The arguments of one call as expressions; may_fail: some raise BadArgument."""
+
+    def __init__(self) -> None:
+        self.expressions: list[ast.expr] = []
+        self.may_fail = False
+
+
+def _may_fail(node: Any) -> bool:
+    """Whether the statement calculates: an operator may meet what it cannot take."""
+    if isinstance(node, tree.Assign):
+        return node.op not in ("=", ":=") or _may_fail(node.value)
+    return isinstance(node, tree.Binary | tree.BitNot)

@@ -1,0 +1,362 @@
+"""A compiled script: the code of its routes, and how to make the objects that the code names.
+
+The code objects and the recipes are plain data, so that they can be kept between starts; the functions, variables and
+patterns behind them are looked up in the catalogue of the server that runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+from opensipspy.script import kinds, runtime
+from opensipspy.script.declare import Catalogue, FlagNames
+from opensipspy.script.globals import Globals
+from opensipspy.script.patterns import Pattern
+from opensipspy.script.run import INDEX_ALL, Run, Value, VarRef
+from opensipspy.script.varsyntax import FormatString, VarSpec, parse_format_text, parse_variable
+
+MAX_ROUTE_DEPTH: Final = 100
+MOST_FIXUPS_KEPT: Final = 1000
+
+Recipe = tuple[Any, ...]
+
+
+class RouteCode:
+    """One compiled route. fn(run) gives an int, or a coroutine of one when `is_async`; 0: ended by exit or drop."""
+
+    __slots__ = ("code", "fn", "interval_s", "is_async", "kind", "name")
+
+    def __init__(self, kind: int, name: str, is_async: bool, fn: Callable[[Run], Any], interval_s: int = 0) -> None:
+        self.kind: int = kind
+        self.name: str = name
+        self.is_async: bool = is_async
+        self.fn: Callable[[Run], Any] = fn
+        self.interval_s: int = interval_s
+        self.code: CodeType = getattr(fn, "__code__", None)  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{kinds.kind_keyword(self.kind)}[{self.name}]>"
+
+
+class BadArgument(Exception):
+    """A value that a function cannot take; the call returns -1."""
+
+
+class RouteImage:
+    """What is kept of a route: its code and its place."""
+
+    __slots__ = ("code", "interval_s", "is_async", "kind", "name", "slot")
+
+    def __init__(self, kind: int, name: str, interval_s: int, is_async: bool, slot: str, code: CodeType) -> None:
+        self.kind = kind
+        self.name = name
+        self.interval_s = interval_s
+        self.is_async = is_async
+        self.slot = slot
+        self.code = code
+
+    def as_data(self) -> tuple[Any, ...]:
+        return (self.kind, self.name, self.interval_s, self.is_async, self.slot, self.code)
+
+
+class Image:
+    """Everything of a compiled script but the objects of one server.
+
+    recipes: how to make what the code names (see `Builder`). message_flags, branch_flags: names in order of mention.
+    """
+
+    def __init__(self, routes: list[RouteImage], recipes: dict[str, Recipe], settings: Globals) -> None:
+        self.routes = routes
+        self.recipes = recipes
+        self.settings = settings
+
+
+class Program:
+    """The routes of one script, ready to run on one server."""
+
+    def __init__(self, image: Image, catalogue: Catalogue) -> None:
+        self.image: Image = image
+        self.globals: Globals = image.settings
+        self.flags: FlagNames = catalogue.flags
+        self._routes: dict[int, dict[str, RouteCode]] = {kind: {} for kind in kinds.KINDS}
+        self._all: list[RouteCode] = []
+        environment = Builder(catalogue, self).environment(image.recipes)
+        for route in image.routes:
+            fn = FunctionType(route.code, environment, route.slot)
+            environment[route.slot] = fn
+            made = RouteCode(route.kind, route.name, route.is_async, fn, route.interval_s)
+            self._all.append(made)
+            self._routes[route.kind].setdefault(route.name, made)
+        self.main: RouteCode | None = self._routes[kinds.REQUEST].get("")
+
+    def route(self, kind: int, name: str = "") -> RouteCode | None:
+        """The route block of a kind and name, "" for the unnamed one; None when there is none."""
+        return self._routes[kind].get("" if name == "0" and kind == kinds.REQUEST else name)
+
+    def routes(self, kind: int) -> dict[str, RouteCode]:
+        """All route blocks of a kind by name."""
+        return self._routes[kind]
+
+    def all_routes(self) -> list[RouteCode]:
+        """Every route block in the order of the script."""
+        return list(self._all)
+
+    @property
+    def timer_routes(self) -> list[tuple[int, RouteCode]]:
+        """Each timer_route with its interval in seconds."""
+        return [(route.interval_s, route) for route in self._all if route.kind == kinds.TIMER]
+
+    @property
+    def event_routes(self) -> list[tuple[str, RouteCode]]:
+        """Each event_route with the name of its event."""
+        return [(route.name, route) for route in self._all if route.kind == kinds.EVENT]
+
+
+# -- what the code calls
+
+
+def enter(run: Run, kind: int, name: str, params: tuple[Value, ...]) -> bool:
+    """Begin a called route; False when routes call each other too deep, which ends the script."""
+    if len(run.route_stack) >= MAX_ROUTE_DEPTH:
+        runtime.report(run, f"routes call each other more than {MAX_ROUTE_DEPTH} deep at route[{name}]")
+        run.exited = True
+        return False
+    run.route_stack.append((kind, name))
+    run.params.append(params)
+    return True
+
+
+def leave(run: Run) -> None:
+    """End a called route."""
+    run.route_stack.pop()
+    run.params.pop()
+
+
+def as_text(value: Value) -> str | None:
+    """A value for a string parameter."""
+    return str(value) if isinstance(value, int) else value
+
+
+def as_int(value: Value) -> int:
+    """A value for an int parameter; raises BadArgument when it is no number."""
+    if isinstance(value, int):
+        return value
+    if value is not None:
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise BadArgument(f"a number is needed, not {value!r}" if value is not None else "a number is needed, not NULL")
+
+
+def as_code(value: Value) -> int:
+    """A value as a return code: what is no number counts as false."""
+    return value if isinstance(value, int) else -1
+
+
+def bad_argument(run: Run, name: str, error: BadArgument) -> int:
+    """The result of a call that was not carried out."""
+    runtime.report(run, f"{name}(): {error}")
+    return -1
+
+
+def too_many_rounds(run: Run, limit: int) -> None:
+    """A while loop was ended by `max_while_loops`."""
+    runtime.report(run, f"the loop was ended after {limit} rounds (max_while_loops)")
+
+
+def not_evaluated(run: Run, error: runtime.EvaluationError) -> None:
+    """A statement was not carried out because an operator met what it cannot take."""
+    runtime.report(run, str(error))
+
+
+def failed_assert(run: Run, condition: str, abort: bool) -> None:
+    """An assert() did not hold: the script of this message ends."""
+    runtime.report(run, f"assertion failed: {condition}", runtime.L_CRIT)
+    run.exited = True
+    if abort:
+        raise AssertionError(condition)
+
+
+def call_by_name(run: Run, name: Value) -> RouteCode | None:
+    """The route that a variable names; None, and a line in the log, when there is none."""
+    program = run.program
+    text = runtime.to_text(name)
+    route = program.route(kinds.REQUEST, text) if isinstance(program, Program) and name is not None else None
+    if route is None:
+        runtime.report(run, f"there is no route[{text}]")
+    return route
+
+
+def matches_case(value: Value, case: str | int, folded: str) -> bool:
+    """Whether a switch takes a case: numbers by value, texts without regard to ASCII case."""
+    if isinstance(case, int):
+        return isinstance(value, int) and value == case
+    return runtime.equal_text(value, case, folded)
+
+
+def start_in_background(run: Run, work: Callable[[Run], Coroutine[Any, Any, object]]) -> None:
+    """launch(): the work goes on beside the script, on a view of the message of its own."""
+    view = run.detached()
+    if run.services is not None:
+        run.services.spawn(work(view))
+
+
+HELPERS: Final[dict[str, object]] = {
+    "_enter": enter,
+    "_leave": leave,
+    "_text": as_text,
+    "_int": as_int,
+    "_code": as_code,
+    "_bad": bad_argument,
+    "_BadArgument": BadArgument,
+    "_EvaluationError": runtime.EvaluationError,
+    "_not_evaluated": not_evaluated,
+    "_rounds": too_many_rounds,
+    "_assert": failed_assert,
+    "_by_name": call_by_name,
+    "_case": matches_case,
+    "_launch": start_in_background,
+    "_compound": runtime.compound,
+    "_compare": runtime.compare,
+    "_compare_text": runtime.compare_text,
+    "_compare_int": runtime.compare_int,
+    "_compare_net": runtime.compare_net,
+    "_equal_text": runtime.equal_text,
+    "_match": runtime.match,
+    "_not_match": runtime.not_match,
+    "_match_dynamic": runtime.match_dynamic,
+    "_not_match_dynamic": runtime.not_match_dynamic,
+    "_xlog": runtime.xlog,
+    "_xlog_dynamic": runtime.xlog_dynamic,
+    "_report": runtime.report,
+    "_bit_not": runtime.bit_not,
+    "_op_add": runtime.add,
+    "_op_sub": runtime.subtract,
+    "_op_mul": runtime.multiply,
+    "_op_div": runtime.divide,
+    "_op_mod": runtime.modulo,
+    "_op_and": runtime.bit_and,
+    "_op_or": runtime.bit_or,
+    "_op_xor": runtime.bit_xor,
+    "_op_shl": runtime.shift_left,
+    "_op_shr": runtime.shift_right,
+}
+
+
+class Fixup:
+    """A parameter's preparation for values that are known only at the call; results are kept."""
+
+    __slots__ = ("_fixup", "_kept")
+
+    def __init__(self, fixup: Callable[[Any], object]) -> None:
+        self._fixup = fixup
+        self._kept: dict[Value, object] = {}
+
+    def __call__(self, value: Value) -> object:
+        try:
+            return self._kept[value]
+        except KeyError:
+            pass
+        try:
+            made = self._fixup(value)
+        except ValueError as error:
+            raise BadArgument(str(error)) from None
+        if len(self._kept) >= MOST_FIXUPS_KEPT:
+            self._kept.clear()
+        self._kept[value] = made
+        return made
+
+
+class Builder:
+    """Makes the objects that the code of a script names, out of their recipes.
+
+    ("call", name)                function of the catalogue
+    ("format", text, file, line)  the text for a run           ("value", ...) the same, NULL for a single NULL variable
+    ("read", ...) ("write", ...) ("replace", ...) ("ref", ...) ("each", ...)   of a variable: text, file, line
+    ("fixed", function, index, value)   a constant argument, prepared   ("fixup", function, index)  the preparation
+    ("pattern", text) ("patterns",)     a regular expression; one for each value
+    ("net", text)                       a network
+    """
+
+    def __init__(self, catalogue: Catalogue, program: Program) -> None:
+        self._catalogue = catalogue
+        self._program = program
+
+    def environment(self, recipes: dict[str, Recipe]) -> dict[str, Any]:
+        made: dict[str, Any] = {"__builtins__": {"int": int}, **HELPERS}
+        for slot, recipe in recipes.items():
+            made[slot] = self.make(recipe)
+        return made
+
+    def make(self, recipe: Recipe) -> object:
+        """The object of one recipe. Raises ValueError (VariableError, ...) when it cannot be made."""
+        kind = recipe[0]
+        if kind == "call":
+            decl = self._catalogue.function(recipe[1])
+            if decl is None:
+                raise ValueError(f"unknown function {recipe[1]}")
+            return decl.call
+        if kind in ("format", "value"):
+            text: FormatString = parse_format_text(recipe[1], self._catalogue, recipe[2], recipe[3])
+            return text if kind == "format" else text.value
+        if kind in ("read", "write", "replace", "ref", "each"):
+            return self._variable(kind, parse_variable(recipe[1], 0, self._catalogue, recipe[2], recipe[3]))
+        if kind in ("fixed", "fixup"):
+            return self._fixup(recipe)
+        if kind == "pattern":
+            return Pattern(recipe[1])
+        if kind == "patterns":
+            return Fixup(Pattern)
+        if kind == "net":
+            return runtime.parse_network(recipe[1])
+        raise ValueError(f"unknown recipe {kind}")
+
+    def _fixup(self, recipe: Recipe) -> object:
+        decl = self._catalogue.function(recipe[1])
+        fixup = decl.params[recipe[2]].fixup if decl is not None else None
+        if fixup is None:
+            raise ValueError(f"{recipe[1]} has no such parameter")
+        return fixup(recipe[3]) if recipe[0] == "fixed" else Fixup(fixup)
+
+    def _variable(self, kind: str, spec: VarSpec) -> object:
+        if kind == "read":
+            return spec.reader()
+        if kind == "write":
+            return spec.writer()
+        if kind == "replace":
+            return spec.replacer()
+        if kind == "ref":
+            reference: VarRef = spec.reference()
+            return reference
+        return values_of(spec)
+
+
+def values_of(spec: VarSpec) -> Callable[[Run, int], Iterator[Value]]:
+    """The values of a variable one after the other, as for() takes them; read when asked for, at most `limit`."""
+    get, name = spec.decl.get, spec.name
+    name_format, parse_name = spec.name_format, spec.decl.parse_name
+    indexed = spec.decl.index and (spec.index is None or spec.index == INDEX_ALL)
+    single = spec.reader()
+
+    def each(run: Run, limit: int) -> Iterator[Value]:
+        if not indexed:
+            value = single(run)
+            if value is not None:
+                yield value
+            return
+        inner: object = name
+        if name_format is not None:
+            text = name_format.value(run)
+            if text is None:
+                return
+            inner = parse_name(text) if parse_name is not None else text
+        for index in range(limit):
+            value = get(run, inner, index)
+            if value is None:
+                return
+            yield value
+
+    return each

@@ -1,0 +1,44 @@
+"""Walks over the tree of a route: every node, the calls in it, the routes it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+
+from opensipspy.script import tree
+
+
+def nodes_of(root: object) -> Iterator[tree.Node]:
+    """A node or a tuple of nodes and everything below, in the order of the text."""
+    if isinstance(root, tree.Node):
+        yield root
+        for field in fields(root):
+            value = getattr(root, field.name)
+            if isinstance(value, tree.Node | tuple) and field.name != "pos":
+                yield from nodes_of(value)
+    elif isinstance(root, tuple) and not hasattr(root, "_fields"):
+        for item in root:
+            yield from nodes_of(item)
+
+
+def statements_of(body: Iterable[tree.Stm]) -> Iterator[tree.Node]:
+    """Every node below these statements."""
+    for statement in body:
+        yield from nodes_of(statement)
+
+
+def calls_of(body: Iterable[tree.Stm]) -> Iterator[tree.Call]:
+    """Every function call that the route itself waits for; those of launch() run beside it."""
+    launched = {id(node.call) for node in statements_of(body) if isinstance(node, tree.Launch)}
+    for node in statements_of(body):
+        if isinstance(node, tree.Call) and id(node) not in launched:
+            yield node
+
+
+def route_calls_of(body: Iterable[tree.Stm]) -> Iterator[tree.Text | tree.Var]:
+    """The name of each route that is called."""
+    for node in statements_of(body):
+        if isinstance(node, tree.RouteCall):
+            yield node.name
+        elif isinstance(node, tree.Async):
+            yield node.route
