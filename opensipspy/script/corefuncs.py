@@ -25,7 +25,7 @@ from opensipspy.script.run import (
 from opensipspy.script.runtime import L_INFO, report
 from opensipspy.script.services import ScriptServices
 from opensipspy.script.variables_branch import add_branch, main_branch, set_main_branch
-from opensipspy.sip import ParseError, Socket, parse_uri
+from opensipspy.sip import ParseError, Socket, parse_name_addr_list, parse_uri
 
 VIA_WORDS: Final = ("force-rport", "add-local-rport", "reply-to-via", "force-tcp-alias")
 _SERIAL: Final = "core.serial"
@@ -234,10 +234,10 @@ class CoreFunctions:
         return 1
 
     def _take(self, run: Run, index: int | None) -> Branch | None:
-        return main_branch(run) if index is None else self._branch(run, index)
+        return main_branch(run) if index is None or index < 0 else self._branch(run, index)
 
     def _put(self, run: Run, index: int | None, branch: Branch) -> None:
-        if index is None:
+        if index is None or index < 0:
             set_main_branch(run, branch)
         else:
             run.branches[index] = branch
@@ -245,7 +245,8 @@ class CoreFunctions:
     def move_msg_branch(
         self, run: Run, src_idx: int | None = None, dst_idx: int | None = None, keep: str | None = None
     ) -> int:
-        """Copy a branch over another; the source goes unless `keep` is given. No index is the Request-URI."""
+        """Copy a branch over another; the source goes unless `keep` is given. No index, or one below 0, is the
+        Request-URI."""
         if src_idx == dst_idx:
             return 1
         source = self._take(run, src_idx)
@@ -254,12 +255,12 @@ class CoreFunctions:
         copy = Branch(source.uri, source.dst_uri, source.q, source.path, source.flags, source.socket)
         copy.attrs = dict(source.attrs) if source.attrs else None
         self._put(run, dst_idx, copy)
-        if keep is None and src_idx is not None:
+        if keep is None and src_idx is not None and src_idx >= 0:
             del run.branches[src_idx]
         return 1
 
     def swap_msg_branches(self, run: Run, br1_idx: int | None = None, br2_idx: int | None = None) -> int:
-        """Exchange two branches. No index is the Request-URI."""
+        """Exchange two branches. No index, or one below 0, is the Request-URI."""
         if br1_idx == br2_idx:
             return 1
         one, two = self._take(run, br1_idx), self._take(run, br2_idx)
@@ -296,13 +297,21 @@ class CoreFunctions:
     def next_branches(self, run: Run) -> int:
         """Make the next group the destination set. Returns 1 when more wait, 2 for the last one, -1 when there is none.
 
-        A branch with a Path goes to the first hop of it (RFC 3327 §5.3)."""
+        A branch with a Path goes to the first hop of it (RFC 3327 §5.3).
+        """
         groups = run.ctx.get(_SERIAL)
         if not isinstance(groups, list) or not groups:
             return -1
         group: list[Branch] = groups.pop(0)
         run.branches.clear()
-        set_main_branch(run, group[0])
+        first = group[0]
+        if first.path:
+            try:
+                first.dst_uri = parse_name_addr_list(first.path)[0].uri
+            except ParseError as error:
+                report(run, f"the Path of {first.uri} cannot be read: {error}")
+                return -1
+        set_main_branch(run, first)
         run.branches.extend(group[1:])
         return 1 if groups else 2
 

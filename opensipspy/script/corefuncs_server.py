@@ -209,23 +209,24 @@ class ServerFunctions:
     # -- events and status
 
     def raise_event(self, run: Run, event: str | None, attrs: VarRef | None = None, vals: VarRef | None = None) -> int:
-        """Raise an event. With one AVP its values are the parameters; with two the first holds their names."""
+        """Raise an event; the values of `vals`, top first, are its parameters and those of `attrs` their names."""
         if not event:
             return -1
+        values = self._stack(run, vals)
         names = self._stack(run, attrs) if vals is not None else []
-        values = self._stack(run, vals if vals is not None else attrs)
-        if names and len(names) != len(values):
-            report(run, f"event {event}: {len(names)} names for {len(values)} values")
+        if attrs is None or vals is None:
+            return self.services.raise_event(event, [("", value) for value in values])
+        if len(names) < len(values) or not all(isinstance(name, str) for name in names):
+            report(run, f"event {event}: each of the {len(values)} values needs a name")
             return -1
-        words = [str(name) for name in names] if names else [""] * len(values)
-        for ref in (attrs, vals):
-            if ref is not None:
-                run.avps.pop(ref.name, None)
-        return self.services.raise_event(event, list(zip(words, values, strict=True)))
+        if len(names) > len(values):
+            report(run, f"event {event}: {len(names)} names for {len(values)} values")
+        pairs = zip(names, values, strict=False)
+        return self.services.raise_event(event, [(str(name), value) for name, value in pairs])
 
     def _stack(self, run: Run, ref: VarRef | None) -> list[Value]:
-        """The values of an AVP in the order they were added."""
-        return list(run.avps.get(ref.name, ())) if ref is not None else []
+        """The values of an AVP, top first."""
+        return list(reversed(run.avps.get(ref.name, ()))) if ref is not None else []
 
     def subscribe_event(self, run: Run, event: str | None, socket: str | None, expire: int | None = None) -> int:
         """Subscribe a socket "udp:host:port", "unix:path" ... to an event for `expire` seconds, or for ever."""

@@ -218,6 +218,23 @@ def test_branches_are_tried_by_falling_q() -> None:
     assert bench.call("next_branches") == -1
 
 
+def test_a_serialized_branch_with_a_path_goes_to_its_first_hop() -> None:
+    """RFC 3327 §5.3: the Path becomes the route set, its first element the next hop."""
+    bench = Caller()
+    bench.run.branches.append(Branch("sip:a@x.example", q=900, path="<sip:edge.example;lr>, <sip:p2.example;lr>"))
+    bench.run.q = 100
+    assert bench.call("serialize_branches", 1) == 1
+    assert bench.call("next_branches") == 1
+    assert (bench.run.ruri, bench.run.dst_uri) == ("sip:a@x.example", "sip:edge.example;lr")
+
+
+def test_a_negative_index_is_the_request_uri() -> None:
+    bench = Caller()
+    bench.call("append_msg_branch", "sip:a@x.example")
+    assert bench.call("swap_msg_branches", -1, 0) == 1
+    assert uris(bench) == ["sip:a@x.example", RURI]
+
+
 def test_branches_keep_their_order_when_told() -> None:
     bench = Caller()
     bench.call("append_msg_branch", "sip:a@x.example")
@@ -411,21 +428,24 @@ def test_blacklists_are_chosen_and_changed() -> None:
 
 
 def test_an_event_carries_names_and_values() -> None:
+    """The AVPs are read from the top; values alone are positional, names alone are nothing."""
     bench = Caller()
+    names, values = bench.ref("$avp(names)"), bench.ref("$avp(values)")
     for name, value in (("caller", "alice"), ("code", 5)):
         bench.write("$avp(names)", name)
         bench.write("$avp(values)", value)
-    assert bench.call("raise_event", "E_MINE", bench.ref("$avp(names)"), bench.ref("$avp(values)")) == 1
-    bench.write("$avp(values)", "alone")
-    assert bench.call("raise_event", "E_MINE", bench.ref("$avp(values)")) == 1
+    assert bench.call("raise_event", "E_MINE", names, values) == 1
+    assert bench.call("raise_event", "E_MINE", None, values) == 1
+    assert bench.call("raise_event", "E_MINE", names) == 1
     assert bench.call("raise_event", "E_MINE") == 1
     assert bench.services.events == [
-        ("E_MINE", [("caller", "alice"), ("code", 5)]),
-        ("E_MINE", [("", "alone")]),
+        ("E_MINE", [("code", 5), ("caller", "alice")]),
+        ("E_MINE", [("", 5), ("", "alice")]),
+        ("E_MINE", []),
         ("E_MINE", []),
     ]
-    bench.write("$avp(names)", "one")
-    assert bench.call("raise_event", "E_MINE", bench.ref("$avp(names)"), bench.ref("$avp(values)")) == -1
+    bench.write("$avp(values)", "more")
+    assert bench.call("raise_event", "E_MINE", names, values) == -1
 
 
 def test_events_are_subscribed_to() -> None:
