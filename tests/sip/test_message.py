@@ -1,0 +1,154 @@
+"""Parsing a message: RFC 3261 §7, §18.3, §25.1."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opensipspy.sip import (
+    H_CONTACT,
+    H_SUPPORTED,
+    M_INVITE,
+    Limits,
+    ParseError,
+    parse_message,
+    parse_name_addr,
+    parse_name_addr_list,
+    parse_via,
+    validate_request,
+)
+from tests.sip.samples import HERE, HERE_TCP, INVITE, REPLY, THERE, THERE_TCP, parse, request
+
+
+def test_what_an_invite_says() -> None:
+    msg = parse(INVITE)
+    assert (msg.is_request, msg.method, msg.method_id, msg.ruri) == (True, "INVITE", M_INVITE, msg.uri.text)
+    assert (msg.via.host, msg.via.port, msg.via.branch, msg.via.rport) == (
+        "pc33.atlanta.example.com", 5066, "z9hG4bKnashds8", -1,
+    )  # fmt: skip
+    assert msg.head[msg.vias[1].start : msg.vias[1].end] == "SIP/2.0/UDP 10.1.1.1;branch=z9hG4bKolder"
+    assert (msg.from_.display, msg.from_tag, msg.to_tag) == ("Alice", "1928301774", "")
+    assert (msg.max_forwards, msg.expires, msg.content_length, msg.body) == (70, -1, 5, b"v=0\r\n")
+    assert msg.content_type == "application/sdp"
+    assert msg.data_len == len(INVITE)
+
+
+def test_method_of_a_reply_is_that_of_cseq() -> None:
+    msg = parse(REPLY)
+    assert (msg.is_request, msg.status, msg.reason, msg.method) == (False, 180, "Ringing", "INVITE")
+
+
+def test_headers_are_found_by_any_spelling() -> None:
+    msg = parse(request("k: a", "SUPPORTED: b", "supported : c", "X-Other: d", "x-oTHER: e"))
+    assert [h.value for h in msg.all(H_SUPPORTED)] == ["a", "b", "c"]
+    assert msg.named("k") == msg.named("Supported") == msg.all(H_SUPPORTED)
+    assert [h.name for h in msg.named("x-other")] == ["X-Other", "x-oTHER"]
+    assert msg.first(H_CONTACT) is None
+    assert msg.value(H_CONTACT) == ""
+
+
+def test_each_header_spans_its_lines() -> None:
+    msg = parse(request("Subject: one\r\n\ttwo\r\n three"))
+    header = msg.headers[0]
+    assert header.value == "one two three"
+    assert msg.head[header.start : header.end] == "Subject: one\r\n\ttwo\r\n three\r\n"
+    assert msg.head[header.value_start : header.value_end] == "one\r\n\ttwo\r\n three"
+
+
+def test_contact_star() -> None:
+    """RFC 3261 §10.2.2."""
+    msg = parse(request("Contact: *"))
+    assert (msg.contact_star, msg.contacts) == (True, [])
+    both = parse(request("Contact: *", "m: <sip:a@b>"))
+    with pytest.raises(ParseError):
+        both.contacts  # noqa: B018
+
+
+def test_list_with_commas_in_names_and_uris() -> None:
+    found = parse_name_addr_list('"A, \\"B" <sip:a,b@c;x=1>;q=0.75;expires=60 , sip:d@e;q=1')
+    assert [(a.display, a.uri, a.q, a.expires) for a in found] == [
+        ('A, "B', "sip:a,b@c;x=1", 750, 60), ("", "sip:d@e", 1000, -1),
+    ]  # fmt: skip
+    assert str(found[1]) == "sip:d@e;q=1"
+
+
+def test_ipv6_via() -> None:
+    via = parse_via("SIP/2.0/TLS [2001:db8::9:1]:5061;received=2001:db8::1;rport=99;branch=z9hG4bKx")
+    assert (via.host, via.host_text, via.port) == ("2001:db8::9:1", "[2001:db8::9:1]", 5061)
+    assert (via.received, via.rport) == ("2001:db8::1", 99)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\0\0\0\0", b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"SIP/2.0 99 X\r\n\r\n",
+        b"SIP/2.0 abc X\r\n\r\n",
+        b"SIP/3.0 200 OK\r\n\r\n", b"OPTIONS sip:a SIP/2.0\r\n\r\n", b"x" * 70000,
+        request().replace(b"192.0.2.9:40000", b"a_b:c"),
+        request(start="ACK sip:a@b SIP/2.0").replace(b"1 ACK", b"x ACK"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_dropped(data: bytes) -> None:
+    with pytest.raises(ParseError) as caught:
+        validate_request(parse(data))
+    assert caught.value.status == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no colon", ": no name", "Bad Name: x", "X: a\nVia: smuggled", "X: a\rb", "Content-Length: 1",
+        "Content-Length: x",
+        "From: <sip:second@example.com>;tag=2", "Max-Forwards: 256", "Max-Forwards: 7\u0661",
+    ],
+)  # fmt: skip
+def test_broken_lines_deserve_400(line: str) -> None:
+    """Also a bare CR or LF: it would be a line end for a sloppier reader downstream."""
+    with pytest.raises(ParseError) as caught:
+        validate_request(parse(request(line)))
+    assert caught.value.status == 400
+    assert caught.value.message is not None
+    assert caught.value.message.call_id == "c1"
+
+
+def test_stream_message_with_a_body_needs_its_length() -> None:
+    with pytest.raises(ParseError) as caught:
+        parse(request(body=b"x"), THERE_TCP, HERE_TCP)
+    assert caught.value.status == 400
+    assert parse(request(body=b"x")).body == b"x"
+
+
+def test_limits() -> None:
+    many = request(*[f"X-{n}: 1" for n in range(300)])
+    with pytest.raises(ParseError):
+        parse(many)
+    with pytest.raises(ParseError):
+        parse_message(request(), THERE, HERE, Limits(head=50))
+    with pytest.raises(ParseError) as caught:
+        parse_message(INVITE, THERE, HERE, Limits(body=2))
+    assert caught.value.status == 513
+    routes = parse(request("Route: " + ",".join(["<sip:a;lr>"] * 300)))
+    with pytest.raises(ParseError):
+        routes.routes  # noqa: B018
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_parse_or_are_a_parse_error(data: bytes) -> None:
+    for packet in (data, b"OPTIONS sip:a SIP/2.0\r\n" + data, INVITE[:200] + data):
+        status, answerable = 0, False
+        try:
+            parse(packet)
+        except ParseError as error:
+            status, answerable = error.status, error.message is not None
+        assert (status != 0) == answerable
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_a_parse_error(text: str) -> None:
+    for candidate in (text, f"<{text}>", f'"{text}" <sip:a>', f"<sip:a>;{text}"):
+        try:
+            found = parse_name_addr(candidate)
+        except ParseError:
+            continue
+        assert found.uri in candidate
