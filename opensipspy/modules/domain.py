@@ -73,7 +73,10 @@ class DomainModule(Module):
         url = self.db_url or getattr(self.core.globals, "db_default_url", None)
         if not url:
             raise ParamError(self.name, "db_url", "is needed")
-        self._database = self.core.database(url)
+        try:
+            self._database = self.core.database(url)
+        except DatabaseError as error:
+            raise ParamError(self.name, "db_url", str(error)) from error
         if self.db_mode == CACHE:
             try:
                 await self._load()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Annotated, Any, Final
 
-from opensipspy.db import Database
+from opensipspy.db import Database, DatabaseError
 from opensipspy.module import (
     Event,
     MiError,
@@ -153,7 +153,8 @@ class Usrloc(Module, Location):
     def __init__(self, **params: Any) -> None:
         self._domains: dict[str, DomainStore] = {}
         self._callbacks: list[Callback] = []
-        self._refreshes: list[tuple[int, int, str, str, Contact]] = []
+        self._refreshes: list[tuple[int, int, str, str]] = []  # (when, contact_id, domain, AOR), a heap
+        self._to_refresh: set[int] = set()
         self._database: Database | None = None
         self._told_failure = False
         self._prepared = False
@@ -215,7 +216,10 @@ class Usrloc(Module, Location):
             url = self.db_url or getattr(self.core.globals, "db_default_url", None)
             if not url:
                 raise ParamError(self.name, "db_url", "is needed by this working mode")
-            self._database = self.core.database(url)
+            try:
+                self._database = self.core.database(url)
+            except DatabaseError as error:
+                raise ParamError(self.name, "db_url", str(error)) from error
 
     async def _load(self, domain: DomainStore) -> None:
         try:
@@ -310,7 +314,7 @@ class Usrloc(Module, Location):
         elif what == DELETE:
             self._raise(self.contact_delete, domain, aor, contact)
         if what in (INSERT, UPDATE) and contact.refresh_at and self.contact_refresh_timer:
-            heappush(self._refreshes, (contact.refresh_at, contact.contact_id, domain.name, aor, contact))
+            self._refresh_later(domain.name, aor, contact)
         for callback in self._callbacks:
             callback(what, domain, aor, contact)
 
@@ -357,12 +361,23 @@ class Usrloc(Module, Location):
         """Ask for the contacts to be woken whose time of re-registration has come."""
         now = self.core.time()
         while self._refreshes and self._refreshes[0][0] <= now:
-            _, _, name, aor, contact = heappop(self._refreshes)
+            _, contact_id, name, aor = heappop(self._refreshes)
+            self._to_refresh.discard(contact_id)
             domain = self._domains[name]
             record = domain.get(aor)
-            # A later registration of it put its own entry on the heap.
-            if record is not None and contact in record.contacts and contact.valid(now):
-                self.raise_refresh(domain, aor, contact, "reg-refresh")
+            for contact in record.valid(now) if record is not None else ():
+                if contact.contact_id != contact_id or not contact.refresh_at:
+                    continue
+                if contact.refresh_at > now:  # it has registered again meanwhile
+                    self._refresh_later(name, aor, contact)
+                else:
+                    self.raise_refresh(domain, aor, contact, "reg-refresh")
+
+    def _refresh_later(self, domain: str, aor: str, contact: Contact) -> None:
+        # One entry for each contact, however often it registers.
+        if contact.contact_id not in self._to_refresh:
+            self._to_refresh.add(contact.contact_id)
+            heappush(self._refreshes, (contact.refresh_at, contact.contact_id, domain, aor))
 
     def _failed(self, error: StoreError) -> None:
         if not self._told_failure:
