@@ -53,7 +53,6 @@ class TcpSettings:
         queue_bytes: int = QUEUE_BYTES,
         backlog: int = 10,
         crlf_pingpong: bool = True,
-        accept_aliases: bool = False,
         keepalive: bool = True,
         keepalive_idle_s: int = 0,
         keepalive_interval_s: int = 0,
@@ -73,7 +72,6 @@ class TcpSettings:
         self.queue_bytes = queue_bytes
         self.backlog = backlog
         self.crlf_pingpong = crlf_pingpong
-        self.accept_aliases = accept_aliases
         self.keepalive = keepalive
         self.keepalive_idle_s = keepalive_idle_s
         self.keepalive_interval_s = keepalive_interval_s

@@ -11,26 +11,22 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from opensipspy import script as language
 from opensipspy import sip
 from opensipspy.db import DbDriver
 from opensipspy.module import Module, ModuleLoadError, ParamError, find_module
-from opensipspy.script import (
-    Finding,
-    Program,
-    ProgramCache,
-    ScriptErrors,
-    check,
-    compile_script,
-    parse_script,
-)
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
+from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors
+from opensipspy.script.program import Program
 from opensipspy.server.errors import LoadError
 from opensipspy.server.listening import Listen, parse_listen
 from opensipspy.server.options import Options
 from opensipspy.server.services import Services
 
 CACHE_FOLDER: Final = "opensipspy"
+# What the module contract says of a name that the module does not have.
+NO_PARAMETER: Final = "no such parameter"
 
 
 class Loaded:
@@ -98,11 +94,11 @@ class Loaded:
     def reload(self, options: Options) -> Program:
         """The script's routes as the file has them now, for the modules that are loaded. Raises LoadError."""
         try:
-            script = parse_script(options.script, options.preprocessor, options.text)
-            findings = check(script, self.catalogue)
-            if any(finding.severity == "error" for finding in findings):
-                raise ScriptErrors(findings)
-            return compile_script(script, self.catalogue)
+            script = language.parse_script(options.script, options.preprocessor, options.text)
+            findings = language.check(script, self.catalogue)
+            if has_errors(findings):
+                raise ScriptErrors(findings, script.file_lines)
+            return language.compile_script(script, self.catalogue)
         except ScriptErrors as error:
             raise LoadError(error.render()) from error
         except OSError as error:
@@ -127,28 +123,30 @@ def load(options: Options) -> Loaded:
 
 
 def _load(options: Options) -> Loaded:
-    cache = ProgramCache(cache_folder())
+    cache = language.ProgramCache(cache_folder())
     cached = (
         None if options.text is not None or options.check_only else cache.load(options.script, options.preprocessor)
     )
-    script: Any = cached if cached is not None else parse_script(options.script, options.preprocessor, options.text)
+    script: Any = (
+        cached if cached is not None else language.parse_script(options.script, options.preprocessor, options.text)
+    )
     services = Services(int(script.globals.xlog_level), options.arguments)
     catalogue = build_catalogue(services)
-    findings: list[Finding] = []
+    findings: list[Finding] = list(script.findings)
     modules = _load_modules(script, findings)
     _set_parameters(script, modules, findings)
     _check_requirements(script, modules, findings)
     for module in modules.values():
         module.declare(catalogue)
     if cached is None:
-        findings += check(script, catalogue)
-    if any(finding.severity == "error" for finding in findings):
-        raise ScriptErrors(findings)
-    program = compile_script(script, catalogue)
+        findings += language.check(script, catalogue)
+    if has_errors(findings):
+        raise ScriptErrors(findings, script.file_lines)
+    program = language.compile_script(script, catalogue)
     if cached is None and options.text is None and not findings:
         cache.store(script, program)
     loaded = Loaded(script, program, catalogue, services, modules)
-    loaded.warnings = [ScriptErrors(findings).render()] if findings else []
+    loaded.warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []
     return loaded
 
 
@@ -159,7 +157,7 @@ def cache_folder() -> Path:
 
 
 def _finding(place: Any, message: str, hint: str = "") -> Finding:
-    return Finding(place, "error", "module", message, hint)
+    return Finding(place, ERROR, "module", message, hint)
 
 
 def _load_modules(script: Any, findings: list[Finding]) -> dict[str, Module]:
@@ -182,9 +180,13 @@ def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Find
             try:
                 module.set_param(line.name, line.value)
             except ParamError as error:
-                findings.append(_finding(line.pos, f"{error.module}: {error.param}: {error.reason}", error.hint))
+                wrong_name = error.reason == NO_PARAMETER
+                place = line.name_pos if wrong_name else line.value_pos
+                findings.append(_finding(place, f"{error.module}: {error.param}: {error.reason}", error.hint))
         if not _named(line.module, modules) and not _failed(line.module, findings):
-            findings.append(_finding(line.pos, f'module {line.module} is not loaded: loadmodule "{line.module}.so"'))
+            findings.append(
+                _finding(line.module_pos, f"module {line.module} is not loaded", f'loadmodule "{line.module}.so"')
+            )
 
 
 def _named(text: str, modules: dict[str, Module]) -> list[Module]:

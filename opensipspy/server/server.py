@@ -208,6 +208,7 @@ class Server:
         if not settings.user_agent_header:
             settings.user_agent_header = f"User-Agent: {self.control.version}"
         self.steps.check_via = bool(settings.check_via) or self.options.check_via
+        self.steps.accept_aliases = bool(settings.tcp_accept_aliases)
         self.steps.slow_after_s = settings.exec_msg_threshold / 1e6
 
     # -- start
@@ -560,7 +561,6 @@ def tcp_settings(settings: Any, module: Any, limits: sip.Limits) -> TcpSettings:
         send_timeout_s=0.0 if module.tcp_async else max(1, int(module.tcp_send_timeout)) / 1000,
         backlog=max(1, int(settings.tcp_socket_backlog)),
         crlf_pingpong=bool(module.tcp_crlf_pingpong),
-        accept_aliases=bool(settings.tcp_accept_aliases),
         keepalive=bool(settings.tcp_keepalive),
         keepalive_idle_s=int(settings.tcp_keepidle),
         keepalive_interval_s=int(settings.tcp_keepinterval),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.events import SubscribeError
@@ -75,6 +75,9 @@ class Services(ScriptServices):
     def start_argument(self, name: str) -> Value:
         return self._arguments.get(name)
 
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        self._core.spawn(work, "launch")
+
     # -- addresses
 
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
@@ -93,6 +96,13 @@ class Services(ScriptServices):
             if host.strip("[]") == socket.address or host == socket.advertised_address:
                 return socket
         return None
+
+    def socket_in_bond(self, socket: str, bond: str) -> bool | None:
+        found = self.find_socket(socket)
+        members = self._core.globals.bonds.get(bond)
+        if found is None or members is None:
+            return None
+        return any(self.find_socket(member) is found for member in members)
 
     def resolve(self, name: str, family: int = 0) -> str | None:
         resolver = self._core.resolver

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.module import LocateError
+from opensipspy.net import TcpTransport
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
@@ -51,6 +52,7 @@ class Steps:
         self._core = core
         self._gates: dict[GateKey, Gate] = {}
         self.check_via = False
+        self.accept_aliases = False
         self.limits: sip.Limits = sip.DEFAULT_LIMITS
         self.slow_after_s = 0.0
         # While the server stops: what would begin something new is left to whoever takes over.
@@ -138,12 +140,22 @@ class Steps:
     def _begin(self, msg: Message) -> None:
         """Step 3: what modules want to see before the script."""
         core = self._core
+        if self.accept_aliases and msg.source.connection:
+            self._take_alias(msg)
         run = Run(msg, kinds.REQUEST, core.program, core.services)
         for callback in core.before:
             if callback(run) is False:
                 core.counters.drop_requests.inc()
                 return
         self._script(run)
+
+    def _take_alias(self, msg: Message) -> None:
+        """A peer that says `alias` in its Via takes requests over the connection it opened (RFC 5923 §5)."""
+        if msg.via.param("alias") is None:
+            return
+        transport = self._core.network.transport(msg.source.proto)
+        if isinstance(transport, TcpTransport):
+            transport.add_alias(msg.source, msg.via.port or sip.default_port(msg.source.proto))
 
     def _gated(self, msg: Message) -> bool:
         """Whether the request has to wait for, or is a copy of, one whose script is suspended."""
