@@ -44,7 +44,7 @@ from opensipspy.transaction.tables import INITIAL, TERMINATED
 
 if TYPE_CHECKING:
     from opensipspy.module import Core
-    from opensipspy.modules.tm.module import Tm
+    from opensipspy.modules.tm.local import TmLocal
     from opensipspy.sip import Edits, Message, Socket
 
 # Script results of t_relay(), from the manual.
@@ -131,8 +131,8 @@ def branch_of(run: Run) -> Branch | None:
 class Flow(Hooks):
     """All transactions of a server and what is done with them."""
 
-    def __init__(self, tm: Tm, core: Core, settings: Settings) -> None:
-        self.tm: Tm = tm
+    def __init__(self, tm: TmLocal, core: Core, settings: Settings) -> None:
+        self.tm: TmLocal = tm
         self.core: Core = core
         self.layer: TransactionLayer = TransactionLayer(settings, self, core.random)
         self.minor_flag: int = 0

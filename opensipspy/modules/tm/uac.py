@@ -91,3 +91,18 @@ def ack_for_2xx(request: Message, reply: Message, via: str) -> tuple[bytes, str]
         "Max-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
     )
     return text.encode("utf-8", "surrogateescape"), hop
+
+
+def is_token(method: str) -> bool:
+    """Whether a text can be a method (RFC 3261 section 25.1), of a sane length."""
+    return 0 < len(method) <= 32 and method.isascii() and all(c.isalnum() or c in "-.!%*_+`'~" for c in method)
+
+
+def name_addr(text: str) -> str:
+    """A header value from "[display ]URI"."""
+    display, _, uri = text.strip().rpartition(" ")
+    uri = uri.strip("<>")
+    sip.parse_uri(uri)
+    if not display:
+        return f"<{uri}>"
+    return f'"{display.strip(chr(34))}" <{uri}>'

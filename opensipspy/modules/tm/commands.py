@@ -1,0 +1,169 @@
+"""The management commands of `tm`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opensipspy import sip
+from opensipspy.module import MiError, mi_command
+from opensipspy.modules.tm.local import TmLocal
+from opensipspy.modules.tm.uac import is_token, split_headers
+
+
+class TmCommands(TmLocal):
+    """tm:hash, tm:reply, tm:uac_cancel and tm:uac_dlg."""
+
+    @mi_command("tm:hash", aliases=("t_hash",), params=((),))
+    def mi_hash(self) -> Any:
+        """How many transactions each entry of the hash table holds now; entries without any are left out."""
+        counts: dict[int, int] = {}
+        for found in self.flow.layer.transactions():
+            counts[found.hash] = counts.get(found.hash, 0) + 1
+        return {"Entries": [{"index": at, "Current": count} for at, count in sorted(counts.items())]}
+
+    @mi_command(
+        "tm:reply",
+        aliases=("t_reply",),
+        params=(
+            ("code", "reason", "trans_id", "to_tag"),
+            ("code", "reason", "trans_id", "to_tag", "new_headers"),
+            ("code", "reason", "trans_id", "to_tag", "body"),
+            ("code", "reason", "trans_id", "to_tag", "new_headers", "body"),
+        ),
+        types={
+            "body": "string",
+            "code": "int",
+            "new_headers": "string",
+            "reason": "string",
+            "to_tag": "string",
+            "trans_id": "string",
+        },
+        named_params_only=True,
+    )
+    def mi_reply(
+        self, code: int, reason: str, trans_id: str, to_tag: str, new_headers: str = "", body: str = ""
+    ) -> str:
+        """Answer a received request: trans_id is "hash:label" in decimal, or $T_id."""
+        if not 100 <= code <= 699:
+            raise MiError(400, "Invalid reply code")
+        found = self.flow.layer.find_id(_transaction_id(trans_id))
+        if found is None or found.local:
+            raise MiError(404, "Transaction not found")
+        try:
+            once, rest = split_headers(new_headers)
+        except ValueError as error:
+            raise MiError(400, f"Bad headers: {error}") from error
+        if once:
+            raise MiError(400, f"Bad headers: {next(iter(once))} cannot be given")
+        data = body.encode("utf-8", "surrogateescape")
+        if not self.flow.reply_locally(found, code, reason, found.run, rest, data, "", to_tag):
+            raise MiError(500, "Reply failed")
+        return "OK"
+
+    @mi_command(
+        "tm:uac_cancel",
+        aliases=("t_uac_cancel",),
+        params=(("callid", "cseq"),),
+        types={"callid": "string", "cseq": "string"},
+    )
+    def mi_uac_cancel(self, callid: str, cseq: str) -> str:
+        """Cancel an INVITE by its Call-ID and CSeq ("1 INVITE")."""
+        found = self.find_invite(callid, cseq.split(" ")[0])
+        if found is None:
+            raise MiError(481, "No such transaction")
+        self.flow.layer.cancel_pending(found, self.core.now())
+        self.flow.arm()
+        return "OK"
+
+    @mi_command(
+        "tm:uac_dlg",
+        aliases=("t_uac_dlg",),
+        params=(
+            ("method", "ruri", "headers"),
+            ("method", "ruri", "headers", "next_hop"),
+            ("method", "ruri", "headers", "socket"),
+            ("method", "ruri", "headers", "body"),
+            ("method", "ruri", "headers", "next_hop", "socket"),
+            ("method", "ruri", "headers", "next_hop", "body"),
+            ("method", "ruri", "headers", "socket", "body"),
+            ("method", "ruri", "headers", "next_hop", "socket", "body"),
+        ),
+        types={
+            "body": "string",
+            "headers": "string",
+            "method": "string",
+            "next_hop": "string",
+            "ruri": "string",
+            "socket": "string",
+        },
+        named_params_only=True,
+    )
+    async def mi_uac_dlg(
+        self, method: str, ruri: str, headers: str, next_hop: str = "", socket: str = "", body: str = ""
+    ) -> Any:
+        """Send a request and give its final reply; `headers` has at least From and To."""
+        if not is_token(method) or method in ("ACK", "CANCEL"):
+            raise MiError(400, "Invalid method")
+        try:
+            sip.parse_uri(ruri)
+        except sip.ParseError as error:
+            raise MiError(400, "Invalid ruri") from error
+        if next_hop and next_hop != ".":
+            try:
+                sip.parse_uri(next_hop)
+            except sip.ParseError as error:
+                raise MiError(400, "Invalid next_hop") from error
+        chosen = None
+        if socket and socket != ".":
+            chosen = next((s for s in self.core.sockets if socket in (s.text, s.tag)), None)
+            if chosen is None:
+                raise MiError(404, "Local socket not found")
+        lines = _unescape(headers)
+        once = self._checked_headers(method, lines, bool(body))
+        reply = await self.request(
+            method,
+            ruri,
+            once["from"],
+            once["to"],
+            lines,
+            body.encode("utf-8", "surrogateescape"),
+            next_hop if next_hop != "." and next_hop else None,
+            chosen,
+        )
+        answer: dict[str, Any] = {"Status": f"{reply.status} {reply.reason}"}
+        if reply.message is not None:
+            answer["Message"] = reply.message.head
+        return answer
+
+    def _checked_headers(self, method: str, lines: str, has_body: bool) -> dict[str, str]:
+        try:
+            once, rest = split_headers(lines)
+        except ValueError as error:
+            raise MiError(400, "Bad headers") from error
+        if "content-length" in once:
+            raise MiError(400, "Content-Length disallowed")
+        for name in ("to", "from"):
+            if name not in once:
+                raise MiError(400, f"{name.capitalize()} missing")
+        if has_body and "content-type:" not in rest.lower():
+            raise MiError(400, "Content-Type missing")
+        if "cseq" in once:
+            number, _, of = once["cseq"].partition(" ")
+            if not number.isascii() or not number.isdigit() or int(number) >= 1 << 31:
+                raise MiError(400, "Bad CSeq number")
+            if of.strip() != method:
+                raise MiError(400, "CSeq method mismatch")
+        return once
+
+
+def _transaction_id(text: str) -> str:
+    """A transaction id as the layer has it, from "hash:label" in decimal or from its own form."""
+    first, colon, second = text.partition(":")
+    if colon and first.isascii() and first.isdigit() and second.isascii() and second.isdigit():
+        return f"{int(first):x}.{int(second):x}"
+    return text
+
+
+def _unescape(headers: str) -> str:
+    """Header lines as command line clients send them: "\\r\\n" may be spelled out."""
+    return headers.replace("\\r\\n", "\r\n").replace("\\n", "\r\n")
