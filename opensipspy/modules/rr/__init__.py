@@ -234,7 +234,8 @@ class Rr(Module, RrApi):
         if msg.first(H_ROUTE) is None:
             return -1
         try:
-            return self._follow(run, msg.routes, parse_uri(run.ruri), preloaded=not msg.to_tag)
+            ruri = msg.uri if run.ruri == msg.ruri else parse_uri(run.ruri)
+            return self._follow(run, msg.routes, ruri, preloaded=not msg.to_tag)
         except ParseError as error:
             self.core.log.info("rr: loose_route: %s in a request from %s", error.reason, msg.source.text)
             return -1
@@ -246,7 +247,7 @@ class Rr(Module, RrApi):
         at = 0
         mine = self._is_mine(uris[0])
         own: str | None = None
-        if not preloaded and ruri.param("gr") is None and self._is_mine(ruri) and (ruri.lr or not mine):
+        if not preloaded and self._is_mine(ruri) and (ruri.lr or not mine) and ruri.param("gr") is None:
             # RFC 3261 §16.4: a strict router put our own Record-Route into the Request-URI; the real one is last.
             own = with_semicolon(ruri.params)
             if self.enable_double_rr and mine and ruri.param("r2") is not None and uris[0].param("r2") is not None:
@@ -293,14 +294,20 @@ class Rr(Module, RrApi):
             return
         at = 0
         headers = run.msg.all(H_ROUTE)
+        single = len(headers) == len(routes)
         for header in headers:
+            if single or first >= end:
+                if not first <= at < end:
+                    run.edits.remove(header)
+                at += 1
+                continue
             values = parse_name_addr_list(header.value)
             kept = [value for index, value in enumerate(values, at) if first <= index < end]
             at += len(values)
             if not kept:
                 run.edits.remove(header)
             elif len(kept) < len(values):
-                line = ", ".join(f"<{value.uri}>{value.params}" for value in kept)
+                line = ", ".join(value.text for value in kept)
                 run.edits.replace(header.value_start, header.value_end, line)
         if last:
             run.edits.insert_after(headers[-1], f"Route: <{last}>\r\n")
