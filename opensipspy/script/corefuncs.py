@@ -463,9 +463,9 @@ class CoreFunctions:
         def flag(kind: str) -> Callable[[str], int]:
             return lambda name: catalogue.flags.mask(kind, name)
 
-        message_flag = (ParamDecl("flag", static=True, fixup=flag("message")),)
+        message_flag = (ParamDecl("flag", static=True, fixup=prepared(flag("message"))),)
         branch_flag = (
-            ParamDecl("flag", static=True, fixup=flag("branch")),
+            ParamDecl("flag", static=True, fixup=prepared(flag("branch"))),
             ParamDecl("branch_idx", "int", optional=True),
         )
 
@@ -499,7 +499,7 @@ class CoreFunctions:
         add("setdsturi", self.setdsturi, (text("uri"),))
         add("resetdsturi", self.resetdsturi)
         add("isdsturiset", self.isdsturiset)
-        q_value = ParamDecl("qvalue", optional=True, fixup=uris.parse_q)
+        q_value = ParamDecl("qvalue", optional=True, fixup=prepared(uris.parse_q))
         add("append_branch_old", self.append_branch_old, (text("uri", True), q_value))
         add(
             "append_msg_branch",
@@ -507,7 +507,7 @@ class CoreFunctions:
             (
                 text("uri"),
                 q_value,
-                ParamDecl("flags", optional=True, fixup=_words(("inherite",)), flags=("inherite",)),
+                ParamDecl("flags", optional=True, fixup=prepared(_words(("inherite",))), flags=("inherite",)),
             ),
         )
         add("remove_msg_branch", self.remove_msg_branch, (number("branch_idx"),))
@@ -524,16 +524,16 @@ class CoreFunctions:
         add(
             "set_via_handling",
             self.set_via_handling,
-            (ParamDecl("flags", fixup=_words(VIA_WORDS), flags=VIA_WORDS),),
+            (ParamDecl("flags", fixup=prepared(_words(VIA_WORDS)), flags=VIA_WORDS),),
         )
         add("force_tcp_alias", self.force_tcp_alias, (number("port_alias", True),))
         add("set_advertised_address", self.set_advertised_address, (text("adv_addr"),))
         add("set_advertised_port", self.set_advertised_port, (text("adv_port"),))
-        add("force_send_socket", self.force_send_socket, (ParamDecl("socket", fixup=self.socket),))
+        add("force_send_socket", self.force_send_socket, (ParamDecl("socket", fixup=prepared(self.socket)),))
         add("socket_belongs_to_bond", self.socket_belongs_to_bond, (text("socket"), text("bond")))
         add("is_myself", self.is_myself, (text("host"), number("port", True)))
-        add("forward", self.forward, (ParamDecl("destination", optional=True, fixup=destination),), "maybe")
-        add("send", self.send, (ParamDecl("destination", fixup=destination), text("headers", True)), "maybe")
+        add("forward", self.forward, (ParamDecl("destination", optional=True, fixup=prepared(destination)),), "maybe")
+        add("send", self.send, (ParamDecl("destination", fixup=prepared(destination)), text("headers", True)), "maybe")
         add("pv_printf", self.pv_printf, (ParamDecl("pv", "var"), text("fmt_str")))
         add("avp_print", self.avp_print)
         add(
@@ -563,6 +563,17 @@ def _number(name: str, optional: bool = False) -> ParamDecl:
 
 def _avp(name: str, optional: bool = False) -> ParamDecl:
     return ParamDecl(name, "var", optional, must_be="avp")
+
+
+def prepared(fixup: Callable[[str], object]) -> Callable[[Value], object]:
+    """A fixup for a text as one for any value: a number is its digits, NULL is a ValueError."""
+
+    def apply(value: Value) -> object:
+        if value is None:
+            raise ValueError("a value is needed, not NULL")
+        return fixup(value if isinstance(value, str) else str(value))
+
+    return apply
 
 
 def _words(allowed: tuple[str, ...]) -> Callable[[str], frozenset[str]]:
@@ -604,4 +615,4 @@ def split_destination(text: str) -> tuple[str, str, int]:
     return proto, host, int(port or 0)
 
 
-__all__ = ["CoreFunctions", "Value", "destination", "flag_words", "split_destination"]
+__all__ = ["CoreFunctions", "destination", "flag_words", "prepared", "split_destination"]

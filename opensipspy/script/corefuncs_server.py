@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from opensipspy.script.corefuncs import prepared
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl, Waits
 from opensipspy.script.kinds import ALL
 from opensipspy.script.patterns import Pattern
@@ -253,7 +254,7 @@ class ServerFunctions:
                 FunctionDecl(name, "core", params, ALL, call, waits, doc=(call.__doc__ or "").strip())
             )
 
-        store = ParamDecl("storage_id", fixup=self.storage)
+        store = ParamDecl("storage_id", fixup=prepared(self.storage))
         key = ParamDecl("attribute")
         result = ParamDecl("result", "var", must_be="writable variable")
         new_value = ParamDecl("new_val", "var", optional=True, must_be="writable variable")
@@ -275,11 +276,11 @@ class ServerFunctions:
             (
                 store,
                 ParamDecl("raw_query"),
-                ParamDecl("result", optional=True, no_expand=True, fixup=self.result_names),
+                ParamDecl("result", optional=True, no_expand=True, fixup=prepared(self.result_names)),
             ),
             "always",
         )
-        blacklist = ParamDecl("bl_name", fixup=self.blacklist)
+        blacklist = ParamDecl("bl_name", fixup=prepared(self.blacklist))
         rule = (
             blacklist,
             ParamDecl("ip"),

@@ -253,6 +253,18 @@ def test_branches_of_one_q_stay_parallel() -> None:
     assert uris(bench) == [RURI, "sip:a@x.example"]
 
 
+@pytest.mark.parametrize("name", sorted(Bench().catalogue.functions))
+def test_a_value_that_cannot_be_prepared_is_a_value_error(name: str) -> None:
+    """What a variable holds is only known at the call: NULL and nonsense must not be another exception."""
+    for param in Caller().decl(name).params:
+        for value in (None, 5, "", "\r\n", "$", "9" * 50):
+            if param.fixup is not None:
+                try:
+                    param.fixup(value)
+                except ValueError:
+                    continue
+
+
 # -- Via, sockets, sending
 
 
