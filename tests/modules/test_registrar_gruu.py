@@ -85,6 +85,26 @@ def test_an_invented_or_altered_temporary_gruu_finds_nobody():
     play(scenario)
 
 
+def test_an_instance_that_is_no_urn_gets_no_gruu():
+    """What a phone sends must not break the Contact header of the answer."""
+
+    async def scenario(house: House) -> None:
+        for instance in ('urn:\\"x', "", "<>", "a b", "x;y=1"):
+            answer = await house.register(
+                f'<{A}>;+sip.instance="{instance}"', callid=instance, headers="Supported: gruu\r\n"
+            )
+            assert answer.code == 200
+            assert "gruu=" not in answer.headers
+            line = next(line for line in answer.headers.split("\r\n") if line.startswith("Contact: "))
+            assert len(sip.parse_name_addr_list(line.removeprefix("Contact: "))) == 1
+
+    play(scenario)
+
+
+def test_a_public_gruu_escapes_the_user():
+    assert public_gruu('b"b@example.com', "urn:x:1") == "sip:b%22b@example.com;gr=urn:x:1"
+
+
 def test_gruus_are_off_by_default():
     async def scenario(house: House) -> None:
         answer = await house.register(WITH_INSTANCE, headers="Supported: gruu\r\n")

@@ -13,6 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from random import Random
 from typing import Final
+from urllib.parse import quote
 
 TEMPORARY: Final = "tgruu."
 DEFAULT_SECRET: Final = "OpenSIPS"
@@ -20,6 +21,10 @@ NONCE_BYTES: Final = 6
 CHECK_BYTES: Final = 8
 SEPARATOR: Final = "\0"
 LONGEST: Final = 2048
+
+USER_MARKS: Final = "-_.!~*'()&=+$,;?/"
+"""What stands unescaped in the user part of a URI beside letters and digits (RFC 3261 §25.1)."""
+_URN_MARKS: Final = str.maketrans("", "", "-_.:+~")
 
 
 class TemporaryGruu:
@@ -38,9 +43,17 @@ def plain_instance(instance: str) -> str:
     return instance.strip().removeprefix("<").removesuffix(">")
 
 
+def usable_instance(instance: str) -> bool:
+    """Whether the instance can be a parameter of a URI as it is: a URN that needs no escapes."""
+    plain = plain_instance(instance)
+    return bool(plain) and plain.isascii() and plain.translate(_URN_MARKS).isalnum()
+
+
 def public_gruu(aor: str, instance: str) -> str:
     """The user's address with the instance as `gr` parameter (RFC 5627 §5.1)."""
-    return f"sip:{aor};gr={plain_instance(instance)}"
+    user, _, domain = aor.rpartition("@")
+    escaped = quote(user, safe=USER_MARKS, errors="surrogateescape")
+    return f"sip:{escaped}@{domain};gr={plain_instance(instance)}"
 
 
 def temporary_gruu(aor: str, instance: str, callid: str, host: str, secret: str, random: Random) -> str:

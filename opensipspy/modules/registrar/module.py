@@ -42,6 +42,7 @@ from opensipspy.modules.registrar.gruu import (
     plain_instance,
     public_gruu,
     temporary_gruu,
+    usable_instance,
 )
 from opensipspy.modules.registrar.lookup import (
     FAILED,
@@ -393,7 +394,7 @@ class Registrar(Module):
         address = aor if "@" in aor else f"{aor}@{host}"
 
         def params(contact: Contact) -> str:
-            if not contact.sip_instance:
+            if not usable_instance(contact.sip_instance):
                 return ""
             public = public_gruu(address, contact.sip_instance)
             temporary = temporary_gruu(aor, contact.sip_instance, contact.callid, host, self._secret, self.core.random)

@@ -14,7 +14,7 @@ from typing import Final
 from opensipspy.modules.registrar.binding import Asked
 from opensipspy.modules.registrar.refusal import Refusal
 from opensipspy.modules.usrloc.api import FL_PN, Contact
-from opensipspy.sip import ParseError, Uri, parse_uri
+from opensipspy.sip import ParseError, Uri, parse_uri, quote
 
 PURR_BYTES: Final = 12
 
@@ -59,7 +59,7 @@ class Push:
         """The Feature-Caps line for the answer to such a contact (§9)."""
         provider = uri.param("pn-provider") or ""
         names = (provider,) if provider else self.providers
-        text = "".join(f';+sip.pns="{name}"' for name in names)
+        text = "".join(f";+sip.pns={quote(name)}" for name in names)
         if self_refreshing:
             text += f';+sip.pnsreg="{self.pnsreg_interval}"'
         if purr:
