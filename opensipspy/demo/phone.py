@@ -137,7 +137,7 @@ class Phone(asyncio.DatagramProtocol):
         nonce, realm, cnonce = fields["nonce"], fields["realm"], secrets.token_hex(4)
         secret = sip.digest.ha1(self.user, realm, self._password, algorithm)
         qop = "auth" if "qop" in fields else ""
-        answer = sip.digest.response(secret, nonce, method, uri, algorithm, qop, "00000001", cnonce)
+        answer = sip.digest.response(secret, method, uri, nonce, qop, "00000001" if qop else "", cnonce, algorithm)
         text = f'{header}: Digest username="{self.user}", realm="{realm}", nonce="{nonce}", uri="{uri}"'
         text += f', algorithm={algorithm}, response="{answer}"'
         if qop:
