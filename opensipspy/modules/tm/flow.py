@@ -961,7 +961,7 @@ class Flow(Hooks):
 
     def timed_out(self, branch: Branch, now: float) -> None:
         transaction = branch.transaction
-        if transaction.answered and transaction.uas_status >= 200:
+        if transaction.answered:
             self.settle_local(branch, 408, "Request Timeout")
             return
         silent = branch.last_received == 0
