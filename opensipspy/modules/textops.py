@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final
 
 from opensipspy.module import Fixup, Module, NoExpand, script_function
+from opensipspy.script.declare import Catalogue
 from opensipspy.script.formats import parse_format
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.patterns import Pattern
@@ -49,7 +50,7 @@ class Substitution:
 
     __slots__ = ("all", "pattern", "pieces")
 
-    def __init__(self, text: str, catalogue: Any) -> None:
+    def __init__(self, text: str, catalogue: Catalogue) -> None:
         expression, replacement, flags = split_expression(text)
         unknown = set(flags) - set("gis")
         if unknown:
@@ -163,6 +164,11 @@ class TextOps(Module):
 
     name = "textops"
 
+    def declare(self, catalogue: Catalogue) -> None:
+        """Keep the catalogue: expressions are prepared while the script is checked, before the module is bound."""
+        self._catalogue = catalogue
+        super().declare(catalogue)
+
     # --- searching
 
     @script_function(routes=MESSAGE)
@@ -216,7 +222,7 @@ class TextOps(Module):
 
     def prepare(self, text: str) -> Substitution:
         """The argument of the subst functions, read at load."""
-        return Substitution(text, self.core.catalogue)
+        return Substitution(text, self._catalogue)
 
     @script_function(routes=MESSAGE)
     def subst(self, run: Run, re_repl_flags: Annotated[Substitution, NoExpand(), Fixup("prepare", "string")]) -> int:

@@ -9,6 +9,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Annotated, Final
 
 from opensipspy.module import Fixup, script_function
+from opensipspy.module.reply_path import REPLY_BODY
 from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import BRANCH, ERROR, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.patterns import Pattern
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 MESSAGE: Final = REQUEST | FAILURE | ONREPLY | BRANCH | LOCAL
 REPLIES: Final = REQUEST | FAILURE | BRANCH | ERROR
-REPLY_BODY: Final = "reply_body"
-"""Key in `run.ctx`: the body (bytes) of every reply made here to the request, unless the reply brings its own."""
+
 PRIVACY_TYPES: Final = frozenset({"header", "session", "user", "none", "critical", "id", "history"})
 LISTS: Final = "sipmsgops.lists"
 """Prefix of the keys in `run.ctx` under which changed option lists are kept, one for each branch."""
