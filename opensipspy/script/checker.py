@@ -427,7 +427,7 @@ class _Checker:
         elif isinstance(arg, tree.Number) and param.fixup is None:
             self.error(arg.pos, "type", f"{what} must be a string, not a number", f'"{arg.value}"')
             return
-        if isinstance(arg, tree.Text) and not (param.static or param.no_expand):
+        if isinstance(arg, tree.Text) and not param.verbatim:
             before = len(self.findings)
             self._format(arg)
             if len(self.findings) > before:
@@ -456,7 +456,7 @@ class _Checker:
     def _constant(self, decl: FunctionDecl, param: ParamDecl, arg: Any, what: str) -> None:
         """What preparation says of a constant argument."""
         value = arg.value
-        if isinstance(arg, tree.Text) and not (param.static or param.no_expand) and "$" in value:
+        if isinstance(arg, tree.Text) and not param.verbatim and "$" in value:
             constant = parse_format_text(value, self.catalogue).constant
             if constant is None:
                 return
@@ -470,7 +470,7 @@ class _Checker:
                 self.error(arg.pos, "argument", f"{what}: {error}")
         elif param.type == "regex":
             try:
-                Pattern(str(value))
+                Pattern(str(value), lines=True)
             except ValueError as error:
                 self.error(arg.pos, "regex", f"{what}: bad regular expression: {error}")
 

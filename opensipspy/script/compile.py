@@ -487,7 +487,7 @@ class RouteEmitter:
             if param.fixup is not None:
                 return self._global("fixed", decl.name, index, constant)
             if param.type == "regex":
-                return self._global("pattern", constant)
+                return self._global("pattern", constant, True)
             return ast.Constant(constant)
         value = self._dynamic(param, arg)
         if param.type == "int" and param.fixup is None:
@@ -513,7 +513,7 @@ class RouteEmitter:
         if isinstance(arg, tree.Word):
             return arg.name
         if isinstance(arg, tree.Text):
-            if param.static or param.no_expand or "$" not in arg.value:
+            if param.verbatim or "$" not in arg.value:
                 return arg.value
             return parse_format_text(arg.value, self.c.catalogue, arg.pos.file, arg.pos.line).constant
         return None
@@ -700,7 +700,7 @@ class RouteEmitter:
         if node.op in ("=~", "!~"):
             name = "_match" if node.op == "=~" else "_not_match"
             if isinstance(right, tree.Text):
-                call = self._call(name, self._run, left, self._global("pattern", right.value))
+                call = self._call(name, self._run, left, self._global("pattern", right.value, False))
             else:
                 call = self._call(f"{name}_dynamic", self._run, left, self._value(right))
         elif isinstance(right, tree.Text):

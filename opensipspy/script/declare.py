@@ -77,6 +77,11 @@ class ParamDecl:
     flags: tuple[str, ...] = ()
     key_value_flags: tuple[str, ...] = ()
 
+    @property
+    def verbatim(self) -> bool:
+        """Whether a constant is taken as it is written; a `$` in a regular expression is the end of the text."""
+        return self.static or self.no_expand or self.type == "regex"
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionDecl:

@@ -260,6 +260,8 @@ class Fixup:
             return self._kept[value]
         except KeyError:
             pass
+        if value is None:
+            raise BadArgument("the value is NULL")
         try:
             made = self._fixup(value)
         except ValueError as error:
@@ -277,7 +279,7 @@ class Builder:
     ("format", text, file, line)  the text for a run           ("value", ...) the same, NULL for a single NULL variable
     ("read", ...) ("write", ...) ("replace", ...) ("ref", ...) ("each", ...)   of a variable: text, file, line
     ("fixed", function, index, value)   a constant argument, prepared   ("fixup", function, index)  the preparation
-    ("pattern", text) ("patterns",)     a regular expression; one for each value
+    ("pattern", text, lines) ("patterns",)  a regular expression; one for each value, `lines` as in REG_NEWLINE
     ("net", text)                       a network
     """
 
@@ -307,9 +309,9 @@ class Builder:
         if kind in ("fixed", "fixup"):
             return self._fixup(recipe)
         if kind == "pattern":
-            return Pattern(recipe[1])
+            return Pattern(recipe[1], lines=recipe[2])
         if kind == "patterns":
-            return Fixup(Pattern)
+            return Fixup(lambda text: Pattern(text, lines=True))
         if kind == "net":
             return runtime.parse_network(recipe[1])
         raise ValueError(f"unknown recipe {kind}")
