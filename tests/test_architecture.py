@@ -34,7 +34,7 @@ LAYERS = {
     "net": 3,
     "server": 4,
     "cli": 5,
-    "demo": 5,
+    "demo": 4,
     "__init__": -1,
     "__main__": 6,
 }
