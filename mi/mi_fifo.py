@@ -159,12 +159,24 @@ class MiFifo(MiDoor):
         if not Path(self.reply_dir).is_dir():  # noqa: ASYNC240 - once, at the start
             raise StartError(f"mi_fifo: reply_dir {self.reply_dir} is no folder")
         try:
+            self._make_folder()
             self._create()
         except OSError as error:
             raise StartError(f"mi_fifo: {self.fifo_name}: {error.strerror or error}") from error
 
     async def stop(self) -> None:
         self._close(remove=True)
+
+    def _make_folder(self) -> None:
+        """Make the pipe's own folder when only that is missing: /run is empty after a boot."""
+        folder = Path(self.fifo_name).parent
+        if folder.is_dir() or not folder.parent.is_dir():
+            return
+        folder.mkdir(mode=0o755)
+        user, group = user_id(self.fifo_user), group_id(self.fifo_group)
+        if user != -1 or group != -1:
+            os.chown(folder, user, group)
+        self.core.log.info("mi_fifo: made the folder %s", folder)
 
     def _create(self) -> None:
         """Make the pipe anew and read from it. Raises OSError."""

@@ -242,3 +242,19 @@ def test_the_framer_bounds_what_it_keeps() -> None:
     assert "at most" in framer.errors.pop()
     assert not framer.partial
     assert [r.reply for r in framer.feed(b":r:{}")] == ["r"], "the next write is read again"
+
+
+def test_the_folder_of_the_pipe_is_made_when_only_it_is_missing(tmp_path: Path) -> None:
+    """/run/opensips does not outlive a boot; a path that is wrong further up is still a mistake."""
+
+    async def started(name: str) -> None:
+        core = FakeCore()
+        door = core.add(MiFifo(fifo_name=str(tmp_path / name), reply_dir=str(tmp_path)))
+        await door.launch()
+        assert stat.S_ISFIFO(os.stat(tmp_path / name).st_mode)
+        await door.shutdown()
+
+    asyncio.run(started("opensips/opensips_fifo"))
+    assert stat.S_IMODE((tmp_path / "opensips").stat().st_mode) & 0o022 == 0
+    with pytest.raises(StartError, match="No such file"):
+        asyncio.run(started("no/such/opensips_fifo"))
