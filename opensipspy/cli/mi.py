@@ -17,6 +17,7 @@ from typing import Any, Final
 SUMMARY: Final = "send a management command to a running server"
 
 DEFAULT_FIFO: Final = "/tmp/opensips_fifo"
+DEFAULT_REPLY_DIR: Final = "/tmp"
 TIMEOUT_S: Final = 10.0
 ANSWER_LIMIT: Final = 64 << 20
 # Commands whose one parameter is a list: the words that follow are its items.
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", help="ask over HTTP, for instance http://127.0.0.1:8888/mi")
     parser.add_argument("--fifo", default=DEFAULT_FIFO, help="the server's pipe (default %(default)s)")
-    parser.add_argument("--reply-dir", help="the server's reply_dir (default: the folder of the pipe)")
+    parser.add_argument("--reply-dir", default=DEFAULT_REPLY_DIR, help="the server's reply_dir (default %(default)s)")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait for the answer")
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.url:
             data = ask_http(args.url, text, args.timeout)
         else:
-            data = ask_fifo(args.fifo, args.reply_dir or os.path.dirname(args.fifo) or ".", text, args.timeout)
+            data = ask_fifo(args.fifo, args.reply_dir, text, args.timeout)
         answer = json.loads(data)
     except (ClientError, OSError, ValueError) as error:
         print(f"opensipspy mi: {error}", file=sys.stderr)

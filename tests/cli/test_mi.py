@@ -39,7 +39,7 @@ def test_both_doors_are_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             await module.launch()
         await asyncio.wait_for(httpd.serving.wait(), 20)
         url = "http://{}:{}/mi".format(*httpd.address)
-        fifo = ["--fifo", str(tmp_path / "fifo")]
+        fifo = ["--fifo", str(tmp_path / "fifo"), "--reply-dir", str(tmp_path)]
         statuses = [
             await asyncio.to_thread(main, ["mi", *fifo, "get_statistics", "core:"]),
             await asyncio.to_thread(main, ["mi", "--url", url, "core:level", "3"]),

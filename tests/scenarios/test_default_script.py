@@ -189,3 +189,25 @@ def test_a_missing_table_costs_the_request_not_the_server(site: Site) -> None:
         connection.execute("ALTER TABLE hidden RENAME TO subscriber")
     assert phone.register().status == 200
     phone.close()
+
+
+def test_the_client_of_the_command_line_reaches_the_shipped_script(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """`opensipspy mi --fifo ...` as quickstart advises it, with the script's own reply folder."""
+    site = tmp_path / "site"
+    prepare = [sys.executable, "-m", "opensipspy", "quickstart", "--directory", str(site), "--prepare-only"]
+    done = subprocess.run(prepare, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"opensipspy mi --fifo {site}/opensips_fifo usrloc:dump" in done.stdout
+    script = tmp_path / "opensips.cfg"
+    text = shipped("opensips.cfg").replace("127.0.0.1:5060", f"127.0.0.1:{free_port()}")
+    script.write_text(text.replace('"port", 8888', f'"port", {free_port()}'), encoding="utf-8")
+    server = ServerProcess(script, site)
+    server.start()
+    try:
+        ask = [sys.executable, "-m", "opensipspy", "mi", "--fifo", str(site / "opensips_fifo"), "core:uptime"]
+        asked = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    finally:
+        server.stop()
+    assert asked.returncode == 0, asked.stderr
+    assert "Up time" in json.loads(asked.stdout)
