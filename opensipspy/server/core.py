@@ -63,8 +63,18 @@ class Repeating:
 class ServerCore(Core):
     """The services of one server. The steps of a message are in `steps`; this is what they and the modules use."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        network: Network,
+        catalogue: Catalogue,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """clock never jumps, wall_clock is seconds since 1970; a simulation hands in its own."""
         self.loop = loop
+        self._clock = clock
+        self._wall_clock = wall_clock
         self.network = network
         self.globals: Any = None
         self.program: Any = None
@@ -100,13 +110,13 @@ class ServerCore(Core):
     # -- time
 
     def now(self) -> float:
-        return time.monotonic()
+        return self._clock()
 
     def time(self) -> float:
-        return time.time()
+        return self._wall_clock()
 
     def call_later(self, delay_s: float, fn: Callable[..., object], *args: Any) -> Timer:
-        now = time.monotonic()
+        now = self._clock()
         timer = self._wheel.add(now, delay_s, fn, args)
         if self._wake is None or now + delay_s < self._wake_at:
             self._arm(now)
@@ -124,7 +134,7 @@ class ServerCore(Core):
 
     def _turn(self) -> None:
         self._wake = None
-        for timer in self._wheel.due(time.monotonic()):
+        for timer in self._wheel.due(self._clock()):
             fn, args = timer.take()
             if fn is None:
                 continue
@@ -133,7 +143,7 @@ class ServerCore(Core):
             except Exception as error:
                 self.counters.internal_errors.inc()
                 LOG.error("timer %s: %s", getattr(fn, "__qualname__", fn), describe_failure(error), exc_info=self.debug)
-        self._arm(time.monotonic())
+        self._arm(self._clock())
 
     @property
     def debug(self) -> bool:

@@ -175,12 +175,20 @@ class Connections(TcpControl):
 class Server:
     """A server with a loaded script, from start to end. `run` returns the exit status."""
 
-    def __init__(self, options: Options, loaded: Loaded, logs: Logs, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        options: Options,
+        loaded: Loaded,
+        logs: Logs,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.options = options
         self.loaded = loaded
         self.logs = logs
         self.network = Network(mhomed=bool(loaded.globals.mhomed))
-        self.core = ServerCore(loop, self.network, loaded.catalogue)
+        self.core = ServerCore(loop, self.network, loaded.catalogue, clock, wall_clock)
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
         self.control = Control(self)

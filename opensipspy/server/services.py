@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
@@ -52,10 +51,10 @@ class Services(ScriptServices):
             SCRIPT_LOG.log(TO_PYTHON[level], "%s", text, extra=SCRIPT_LINE)
 
     def now(self) -> float:
-        return time.monotonic()
+        return self._core.now()
 
     def time(self) -> float:
-        return time.time()
+        return self._core.time()
 
     def log_level(self) -> int:
         return self._logs.level
