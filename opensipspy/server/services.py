@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from opensipspy import sip
@@ -32,6 +33,9 @@ class Services(ScriptServices):
 
     def __init__(self, xlog_level: int, arguments: dict[str, str]) -> None:
         super().__init__()
+        # Until the services are part of a server.
+        self._now: Callable[[], float] = time.monotonic
+        self._time: Callable[[], float] = time.time
         self._xlog_configured = clamp(xlog_level)
         self._xlog = self._xlog_configured
         self._arguments = arguments
@@ -41,6 +45,7 @@ class Services(ScriptServices):
         """Become part of a server: nothing but the start arguments can be asked for before."""
         self._core = core
         self._logs = logs
+        self._now, self._time = core.now, core.time
 
     # -- the world
 
@@ -51,10 +56,10 @@ class Services(ScriptServices):
             SCRIPT_LOG.log(TO_PYTHON[level], "%s", text, extra=SCRIPT_LINE)
 
     def now(self) -> float:
-        return self._core.now()
+        return self._now()
 
     def time(self) -> float:
-        return self._core.time()
+        return self._time()
 
     def log_level(self) -> int:
         return self._logs.level
