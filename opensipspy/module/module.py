@@ -119,6 +119,10 @@ class Module:
         """Whether the script (or the constructor) set the parameter."""
         return name in self._given
 
+    def routes_used(self) -> Sequence[tuple[int, str]]:
+        """(route kind, name) of the routes that parameters name: a script that is loaded again must still have them."""
+        return ()
+
     # --- what the script sees
 
     def declare(self, catalogue: Catalogue) -> None:

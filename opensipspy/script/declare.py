@@ -189,6 +189,14 @@ class FlagNames:
         """The bit mask of a flag that was named before, else 0."""
         return self._bits[kind].get(name, 0)
 
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """The names known now, for `restore`."""
+        return {kind: dict(bits) for kind, bits in self._bits.items()}
+
+    def restore(self, snapshot: dict[str, dict[str, int]]) -> None:
+        """Forget the names mentioned since, as by a script that turned out to be wrong."""
+        self._bits = {kind: dict(bits) for kind, bits in snapshot.items()}
+
     def names(self, kind: str, mask: int) -> list[str]:
         """The names of the flags set in a mask, in order of first mention."""
         return [name for name, bit in self._bits[kind].items() if bit & mask]

@@ -15,6 +15,7 @@ from opensipspy import script as language
 from opensipspy import sip
 from opensipspy.db import DbDriver
 from opensipspy.module import Module, ModuleLoadError, ParamError, find_module
+from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors
@@ -27,6 +28,14 @@ from opensipspy.server.services import Services
 CACHE_FOLDER: Final = "opensipspy"
 # What the module contract says of a name that the module does not have.
 NO_PARAMETER: Final = "no such parameter"
+
+
+class Reloaded:
+    """The routes of a script that was read again, and what its author should know."""
+
+    def __init__(self, program: Program, warnings: list[str]) -> None:
+        self.program = program
+        self.warnings = warnings
 
 
 class Loaded:
@@ -91,18 +100,50 @@ class Loaded:
         """(protocol, host, port, whether subdomains count too) of the script's aliases; 0 for any."""
         return [(sip.proto_number(a.proto), a.host, a.port, a.accept_subdomain) for a in self.globals.aliases]
 
-    def reload(self, options: Options) -> Program:
+    def reload(self, options: Options) -> Reloaded:
         """The script's routes as the file has them now, for the modules that are loaded. Raises LoadError."""
+        flags = self.catalogue.flags
+        kept = flags.snapshot()
         try:
             script = language.parse_script(options.script, options.preprocessor, options.text)
-            findings = language.check(script, self.catalogue)
+            findings = list(script.findings) + language.check(script, self.catalogue)
+            findings += self._missing_routes(script)
             if has_errors(findings):
                 raise ScriptErrors(findings, script.file_lines)
-            return language.compile_script(script, self.catalogue)
-        except ScriptErrors as error:
-            raise LoadError(error.render()) from error
-        except OSError as error:
-            raise LoadError(f"{options.script}: {error.strerror or error}") from error
+            program = language.compile_script(script, self.catalogue)
+        except (ScriptErrors, OSError, UnicodeDecodeError) as error:
+            flags.restore(kept)
+            raise LoadError(explain(error, options.script)) from error
+        warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []
+        if self._differs(script):
+            warnings.append(
+                f"{options.script}: only routes are loaded again; what has changed among global parameters, "
+                "loadmodule and modparam takes effect at the next start"
+            )
+        return Reloaded(program, warnings)
+
+    def _missing_routes(self, script: Any) -> list[Finding]:
+        """Routes that modules were told of by name at the start, and that the new script does not have any more."""
+        there = {(block.kind, block.name) for block in script.blocks}
+        place = script.blocks[0].pos if script.blocks else None
+        if place is None:
+            return []
+        return [
+            _finding(place, f"module {module.name} uses {kinds.kind_keyword(kind)}[{name}], which is missing")
+            for module in self.modules.values()
+            for kind, name in module.routes_used()
+            if (kind, name) not in there
+        ]
+
+    def _differs(self, script: Any) -> bool:
+        """Whether more than routes has changed since the start."""
+        now, then = script, self.script
+        return (
+            _given(now.globals) != _given(then.globals)
+            or [line.name for line in now.loadmodules] != [line.name for line in then.loadmodules]
+            or [(m.module, m.name, m.value) for m in now.modparams]
+            != [(m.module, m.name, m.value) for m in then.modparams]
+        )
 
 
 def load(options: Options) -> Loaded:
@@ -114,12 +155,26 @@ def load(options: Options) -> Loaded:
             # -w comes later, and a reload must still find the file.
             options.script = os.path.abspath(options.script)
         return _load(options)
-    except ScriptErrors as error:
-        raise LoadError(error.render()) from error
-    except OSError as error:
-        raise LoadError(f"{options.script}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{options.script}: is not UTF-8 text (octet {error.start})") from error
+    except (ScriptErrors, OSError, UnicodeDecodeError) as error:
+        raise LoadError(explain(error, options.script)) from error
+
+
+def _given(settings: Any) -> dict[str, Any]:
+    """The global parameters that a script sets, wherever they stand in it."""
+    found = {name: getattr(settings, name.replace("-", "_"), None) for name in sorted(settings.given)}
+    found["sockets"] = [tuple(socket._replace(pos=None)) for socket in settings.sockets]
+    for several in ("bonds", "aliases", "blacklists", "mpath"):
+        found[several] = getattr(settings, several)
+    return found
+
+
+def explain(error: Exception, path: str) -> str:
+    """Why a script cannot be loaded, for its author."""
+    if isinstance(error, ScriptErrors):
+        return error.render()
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path}: is not UTF-8 text (octet {error.start})"
+    return f"{path}: {getattr(error, 'strerror', None) or error}"
 
 
 def _load(options: Options) -> Loaded:

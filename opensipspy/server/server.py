@@ -45,8 +45,6 @@ from opensipspy.net import (
     UdpTransport,
     parse_hosts,
 )
-from opensipspy.script import kinds
-from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
 from opensipspy.server.core_events import CoreEvents
 from opensipspy.server.errors import LoadError, StartError
@@ -54,6 +52,7 @@ from opensipspy.server.listening import ListenError, Planned, plan, reverse_name
 from opensipspy.server.logs import NOTICE, Logs
 from opensipspy.server.options import Options
 from opensipspy.server.process import PidFile, ProcessError, Readiness, become, enter, find_ids
+from opensipspy.server.routes import Routes
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
 from opensipspy.server.trouble import describe_failure
@@ -133,7 +132,7 @@ class Control(ServerControl):
 
     async def reload_routes(self) -> None:
         try:
-            self._server.reload_routes()
+            await self._server.reload_routes()
         except LoadError as error:
             raise MiError(500, "the script is not valid", error.text) from error
 
@@ -191,6 +190,8 @@ class Server:
         self.core = ServerCore(loop, self.network, loaded.catalogue, clock, wall_clock)
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
+        self.routes = Routes(self.core)
+        self._reloading = asyncio.Lock()
         self.control = Control(self)
         self.readiness = Readiness(os.environ.get("NOTIFY_SOCKET", ""))
         self.started: list[Module] = []
@@ -263,7 +264,7 @@ class Server:
         self._declare_statistics()
         self._register_commands()
         await self._start_modules()
-        self._start_routes()
+        self.routes.start()
         self.network.serve()
         self.core.every(LOAD_SAMPLE_S, self._every_second)
         self._every_second()
@@ -375,53 +376,6 @@ class Server:
                 raise StartError(f"module {module.name} does not start: {describe_failure(error)}") from error
             self.started.append(module)
 
-    def _start_routes(self) -> None:
-        """startup_route now, timer routes by their interval, event routes when their event is raised."""
-        program = self.core.program
-        startup = program.route(kinds.STARTUP, "")
-        if startup is not None:
-            self.core.run_route(startup, self._made_up_run(kinds.STARTUP), _nothing)
-        for interval_s, route in program.timer_routes:
-            self.core.every(interval_s, self._timer_route(route))
-        for name, route in program.event_routes:
-            self.core.events.listen(name, self._event_route(route))
-
-    def _made_up_run(self, kind: int) -> Run:
-        """A run without a message from the network: routes that run for none see this one."""
-        socket = self.core.sockets[0]
-        peer = Peer(socket.proto, socket.address, socket.port)
-        text = (
-            f"OPTIONS sip:{socket.host_text}:{socket.port} SIP/2.0\r\n"
-            f"Via: {socket.via_prefix}z9hG4bKnone\r\n"
-            f"From: <sip:{socket.host_text}>;tag=none\r\nTo: <sip:{socket.host_text}>\r\n"
-            "Call-ID: none\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-        )
-        return Run(sip.parse_message(text.encode(), peer, socket), kind, self.core.program, self.services)
-
-    def _timer_route(self, route: Any) -> Callable[[], None]:
-        running = False
-
-        def ended(run: Run, result: int) -> None:
-            nonlocal running
-            running = False
-
-        def tick() -> None:
-            nonlocal running
-            # A round that waits for something is not doubled.
-            if not running:
-                running = True
-                self.core.run_route(route, self._made_up_run(kinds.TIMER), ended)
-
-        return tick
-
-    def _event_route(self, route: Any) -> Callable[[str, Any], None]:
-        def raised(name: str, params: Any) -> None:
-            run = self._made_up_run(kinds.EVENT)
-            run.params.append(dict(params))
-            self.core.run_route(route, run, _nothing)
-
-        return raised
-
     # -- management
 
     def _register_commands(self) -> None:
@@ -492,10 +446,16 @@ class Server:
             del self._cpu_marks[:590]
         self.logs.flush()
 
-    def reload_routes(self) -> None:
-        """Read the script again and use its routes from the next message on. Raises LoadError, and changes nothing."""
-        program = self.loaded.reload(self.options)
-        self.core.program = program
+    async def reload_routes(self) -> None:
+        """Read the script again and use its routes from the next message on. Raises LoadError, and changes nothing.
+
+        Reading takes long, so it is done beside the loop; the change itself is one step of the loop.
+        """
+        async with self._reloading:
+            again = await asyncio.to_thread(self.loaded.reload, self.options)
+            self.routes.replace(again.program)
+        for warning in again.warnings:
+            LOG.warning("%s", warning)
         LOG.log(NOTICE, "the routes were loaded again")
 
     # -- stop
@@ -507,12 +467,17 @@ class Server:
     async def drain(self) -> None:
         """Take nothing new, and give what is running a moment to end."""
         self.steps.draining = True
+        self.routes.close()
         tcp = self.network.transport(sip.PROTO_TCP)
         if tcp is not None:
             tcp.pause()
         end = self.core.now() + DRAIN_S
         while self.core.now() < end and (self.core.stepper.suspended or self._unfinished()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        left = self._unfinished()
+        if left:
+            # Their state ends here; the server that follows passes their replies on by their Via all the same.
+            LOG.log(NOTICE, "%d transactions were not answered in time for the stop", left)
         self.network.pause()
         self.core.stepper.cancel_all()
 
@@ -576,10 +541,6 @@ def tcp_settings(settings: Any, module: Any, limits: sip.Limits) -> TcpSettings:
         tos=int(settings.tos),
         limits=limits,
     )
-
-
-def _nothing(run: Run, result: int) -> None:
-    """A route of which no result is wanted."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

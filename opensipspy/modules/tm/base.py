@@ -97,6 +97,13 @@ class TmBase(Module, TmApi):
             if wanted and self.core.program is not None and self.flow.route(REQUEST, wanted) is None:
                 raise ParamError("tm", param, f"there is no route[{wanted}]")
 
+    def routes_used(self) -> list[tuple[int, str]]:
+        return [(REQUEST, name) for name in (self.local_request_route, self.local_reply_route) if name]
+
+    def unfinished(self) -> int:
+        """Transactions whose answer is still to come, or that a route works on."""
+        return self.flow.unfinished()
+
     async def stop(self) -> None:
         self.flow.close()
 

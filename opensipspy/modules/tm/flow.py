@@ -431,7 +431,7 @@ class Flow(Hooks):
 
     def launch(self, branch: Branch, proxy: str) -> int | Awaitable[int]:
         """Run the branch route, find the targets and send: at once when nothing has to be waited for."""
-        route = self.route(kinds.BRANCH, branch.transaction.on_branch)
+        route = self.route(kinds.BRANCH, branch.transaction.on_branch, branch.run)
         if route is None:
             return self._locate(branch, proxy)
         ended: list[Run] = []
@@ -627,8 +627,11 @@ class Flow(Hooks):
         run.branch_index = branch.index
         run.branch_flags = branch.flags
         run.msg_flags = transaction.flags
-        if self.tm.onreply_avp_mode and transaction.run is not None:
-            run.avps = transaction.run.avps
+        if transaction.run is not None:
+            # The script may have been loaded anew since the request came.
+            run.program = transaction.run.program
+            if self.tm.onreply_avp_mode:
+                run.avps = transaction.run.avps
         self.fire(RESPONSE_IN, transaction, run, msg, msg.status)
         self._reply_route(branch, run, branch.on_reply, transaction.on_reply)
         return True
@@ -637,7 +640,7 @@ class Flow(Hooks):
         """Run the branch's own reply route, then the transaction's; drop stops a provisional reply only."""
         if not name:
             name, then = then, ""
-        route = self.route(kinds.ONREPLY, name)
+        route = self.route(kinds.ONREPLY, name, run)
         if route is None:
             if then:
                 self._reply_route(branch, run, then, "")
@@ -745,7 +748,7 @@ class Flow(Hooks):
             return
         status = self._status_of(transaction, winner)
         self.fire(FAILURE, transaction, run, winner.reply, status)
-        route = self.route(kinds.FAILURE, transaction.on_failure)
+        route = self.route(kinds.FAILURE, transaction.on_failure, run)
         transaction.on_failure = ""
         if route is None or transaction.answered:
             self._relay_winner(transaction, winner)
@@ -1002,9 +1005,13 @@ class Flow(Hooks):
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def route(self, kind: int, name: str) -> Any:
-        """A route of the script by kind and name; None when there is none of that name."""
-        program = self.core.program
+    def unfinished(self) -> int:
+        """Transactions that somebody waits for: not answered yet, or held by a route that is at work."""
+        return sum(1 for found in self.layer.transactions() if found.busy or not found.answered)
+
+    def route(self, kind: int, name: str, run: Run | None = None) -> Any:
+        """A route by kind and name, of the version of the script that `run` began with; None when there is none."""
+        program: Any = run.program if run is not None and run.program is not None else self.core.program
         if not name or program is None:
             return None
         return program.route(kind, name)
