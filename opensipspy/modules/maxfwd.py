@@ -7,7 +7,7 @@ from typing import Any, Final
 from opensipspy.module import Module, Param, ParamError, script_function
 from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
 from opensipspy.script.run import Run
-from opensipspy.sip import H_MAX_FORWARDS, Message
+from opensipspy.sip import H_MAX_FORWARDS, Message, ParseError
 
 HIGHEST: Final = 256
 DIGITS: Final = 10
@@ -19,10 +19,11 @@ NEW_VALUE: Final = "maxfwd"
 
 def hops_left(msg: Message) -> int:
     """The number in Max-Forwards; -1 without the header, -2 when it is no number."""
-    header = msg.first(H_MAX_FORWARDS)
-    if header is None:
-        return -1
-    value = header.value
+    try:
+        return msg.max_forwards
+    except ParseError:
+        # Above 255, which the server refuses before the script; a message from elsewhere may still be counted down.
+        value = msg.value(H_MAX_FORWARDS)
     if len(value) > DIGITS or not (value.isascii() and value.isdigit()):
         return UNREADABLE
     return int(value)
@@ -55,10 +56,10 @@ class MaxFwd(Module):
         """
         left = hops_left(run.msg)
         if left > 0:
-            value = min(left - 1, self.max_limit)
-            header = run.msg.first(H_MAX_FORWARDS)
-            if header is not None and NEW_VALUE not in run.ctx:
-                run.edits.replace(header.value_start, header.value_end, str(value))
+            if NEW_VALUE not in run.ctx:
+                value = min(left - 1, self.max_limit)
+                start, end = run.msg.value_place(H_MAX_FORWARDS)
+                run.edits.replace(start, end, str(value))
                 run.ctx[NEW_VALUE] = value
             return 1
         if left == 0:

@@ -20,6 +20,8 @@ class Network:
     def __init__(self, *, mhomed: bool = False) -> None:
         self.sockets: list[Socket] = []
         self.mhomed = mhomed
+        # Counts the changes of `sockets`, for those who keep what they derived from it.
+        self.generation = 0
         self._transports: dict[int, Transport] = {}
         self._defaults: dict[tuple[int, bool, bool], Socket | None] = {}
 
@@ -39,6 +41,7 @@ class Network:
         socket.index = len(self.sockets)
         self.sockets.append(socket)
         self._defaults.clear()
+        self.generation += 1
 
     def serve(self) -> None:
         """Begin to take messages."""

@@ -22,6 +22,8 @@ LOG: Final = logging.getLogger(__name__)
 # How many datagrams are taken before the loop looks at its other duties.
 DRAIN: Final = 64
 DATAGRAM_BYTES: Final = 65535
+# Addresses that were found fit to send to, kept by each listener.
+MOST_LITERALS: Final = 4096
 QUEUE_DATAGRAMS: Final = 1000
 LOW_DELAY: Final = 0x10
 
@@ -60,6 +62,7 @@ class UdpListener:
         self._os = bound_datagram_socket(socket, settings)
         self._fd: int = self._os.fileno()
         self._family = self._os.family
+        self._literals: set[str] = set()
 
     def serve(self) -> None:
         self._loop.add_reader(self._fd, self._readable)
@@ -93,9 +96,10 @@ class UdpListener:
 
     def send(self, data: bytes, peer: Peer) -> bool:
         """Send one datagram, or queue it when the kernel's buffer is full."""
-        if self._fd < 0 or not self._is_literal(peer.address):
+        address = peer.address
+        if self._fd < 0 or (address not in self._literals and not self._is_literal(address)):
             return False
-        destination = (peer.address, peer.port)
+        destination = (address, peer.port)
         if self._queue:
             return self._enqueue(data, destination)
         try:
@@ -117,6 +121,9 @@ class UdpListener:
             self._traffic.send_errors += 1
             LOG.warning("%s: cannot send to %r: no address of this family", self.socket.text, address)
             return False
+        if len(self._literals) >= MOST_LITERALS:
+            self._literals.clear()
+        self._literals.add(address)
         return True
 
     def _enqueue(self, data: bytes, destination: tuple[str, int]) -> bool:

@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 LOG: Final = logging.getLogger("opensipspy.core")
 
+# Next hops given by address whose targets are kept.
+MOST_LITERALS: Final = 1024
+
 
 @runtime_checkable
 class Replies(Protocol):
@@ -105,6 +108,8 @@ class ServerCore(Core):
         self._wake_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uris = sip.UriCache()
+        self._literals: dict[str, Target] = {}
+        self._literals_of = 0
         self._tag_secret = secrets.token_bytes(16)
 
     # -- time
@@ -265,10 +270,31 @@ class ServerCore(Core):
 
     def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:
         if isinstance(uri, str):
+            if not proto and self._literals_of == self.network.generation:
+                known = self._literals.get(uri)
+                if known is not None:
+                    return [known]
+            text = uri
             try:
-                uri = self.uri(uri)
+                uri = self.uri(text)
             except sip.ParseError as error:
-                raise LocateError(f"{uri}: {error.reason}") from error
+                raise LocateError(f"{text}: {error.reason}") from error
+            found = self._locate(uri, proto)
+            if isinstance(found, list) and not proto and not self.network.mhomed:
+                self._keep_literal(text, uri, found)
+            return found
+        return self._locate(uri, proto)
+
+    def _keep_literal(self, text: str, uri: Uri, found: list[Target]) -> None:
+        """Remember where a URI with an address leads: nothing but our own sockets can change it."""
+        if len(found) != 1 or found[0].peer.address != (uri.param("maddr") or uri.host):
+            return
+        if self._literals_of != self.network.generation or len(self._literals) >= MOST_LITERALS:
+            self._literals.clear()
+            self._literals_of = self.network.generation
+        self._literals[text] = found[0]
+
+    def _locate(self, uri: Uri, proto: int) -> list[Target] | Awaitable[list[Target]]:
         if uri.scheme not in ("sip", "sips"):
             raise LocateError(f"a {uri.scheme}: URI names no host")
         host = uri.param("maddr") or uri.host

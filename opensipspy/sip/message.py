@@ -102,6 +102,7 @@ class Message:
         "_starts",
         "_to",
         "_uri",
+        "_values",
         "_via",
         "_vias",
         "body",
@@ -146,8 +147,9 @@ class Message:
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
-        # Headers in order: kinds, and starts with one more at the end of the head.
+        # Headers in order: kinds, where values begin behind the colon, starts with one more at the end of the head.
         self._kinds: list[int] = []
+        self._values: list[int] = []
         self._starts: list[int] = []
         self._headers: list[Header | None] | None = None
         self._flat: str = head
@@ -186,8 +188,13 @@ class Message:
 
     def _value_range(self, index: int) -> tuple[int, int]:
         head = self._flat
-        start = head.find(":", self._starts[index]) + 1
+        start = self._values[index]
         end = self._starts[index + 1] - 2
+        if start + 1 < end and head[start] == " ":
+            start += 1
+            # One space and then the value is how nearly everybody writes it.
+            if head[start] > " " and head[end - 1] > " ":
+                return start, end
         while start < end and head[start] in SPACES:
             start += 1
         while end > start and head[end - 1] in SPACES:
@@ -210,7 +217,7 @@ class Message:
         if found is None:
             start = self._starts[index]
             value_start, value_end = self._value_range(index)
-            name = self.head[start : self.head.find(":", start)].rstrip(SPACES)
+            name = self.head[start : self._values[index] - 1].rstrip(SPACES)
             found = Header(
                 name,
                 self._kinds[index],
@@ -273,6 +280,12 @@ class Message:
             return ""
         start, end = self._value_range(self._kinds.index(kind))
         return self._text(start, end)
+
+    def value_place(self, kind: int) -> tuple[int, int]:
+        """Where the value of the first header of a kind starts and ends in the head; (-1, -1) when there is none."""
+        if kind not in self._kinds:
+            return -1, -1
+        return self._value_range(self._kinds.index(kind))
 
     def top_via_cut(self) -> tuple[int, int]:
         """The range to leave out for the top Via to be gone: the header, or its first element and the comma."""
@@ -370,7 +383,7 @@ class Message:
             raise ParseError("no CSeq")
         start, end = self._value_range(self._kinds.index(H_CSEQ))
         parts = self._flat[start:end].split()
-        if len(parts) != 2 or not is_token(parts[1]):
+        if len(parts) != 2 or (parts[1] not in METHOD_IDS and not is_token(parts[1])):
             raise ParseError("CSeq is not a number and a method", start)
         self._cseq_method = parts[1]
         self._cseq_number = number(parts[0], _HIGHEST_CSEQ, "CSeq", start)
@@ -606,6 +619,7 @@ def _read_headers(msg: Message) -> None:
     head = msg.head
     lines = head.split("\r\n")
     kinds = msg._kinds
+    values = msg._values
     starts = msg._starts
     position = msg.first_line_end
     folded = False
@@ -630,6 +644,7 @@ def _read_headers(msg: Message) -> None:
             kind = _odd_name(line, colon, position)
         kinds.append(kind)
         starts.append(position)
+        values.append(position + colon + 1)
         position += len(line) + 2
     if len(kinds) > msg.limits.headers:
         raise ParseError("more headers than the limit", position, DROP)
@@ -741,6 +756,7 @@ def _salvage_headers(msg: Message) -> None:
     msg._flat = msg.head
     msg.first_line_end = len(kept[0]) + 2
     msg._kinds.clear()
+    msg._values.clear()
     msg._starts.clear()
     _read_headers(msg)
 

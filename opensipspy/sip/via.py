@@ -84,12 +84,17 @@ def via_in(text: str, start: int, end: int) -> Via:
         via.transport = via.transport.upper()
 
     semicolon = text.find(";", after, end)
-    if semicolon < 0:
-        sent_by = text[after:end].strip(SPACES)
-    else:
-        sent_by = text[after:semicolon].strip(SPACES)
+    stop = end
+    if semicolon >= 0:
+        stop = semicolon
         via.params_start = semicolon
         via.params = text[semicolon:end]
+    after += 1
+    while after < stop and text[after] in SPACES:
+        after += 1
+    while stop > after and text[stop - 1] in SPACES:
+        stop -= 1
+    sent_by = text[after:stop]
     if not sent_by:
         raise ParseError("Via without a host", after)
     if sent_by[0] == "[":
@@ -102,12 +107,14 @@ def via_in(text: str, start: int, end: int) -> Via:
         if rest:
             if rest[0] != ":":
                 raise ParseError("text after the host of a Via", after)
-            via.port = _via_port(rest[1:].strip(SPACES), after)
+            via.port = _via_port(rest[1:], after)
     else:
         colon = sent_by.find(":")
         if colon >= 0:
-            via.port = _via_port(sent_by[colon + 1 :].strip(SPACES), after)
-            sent_by = sent_by[:colon].rstrip(SPACES)
+            via.port = _via_port(sent_by[colon + 1 :], after)
+            sent_by = sent_by[:colon]
+            if sent_by.endswith((" ", "\t")):
+                sent_by = sent_by.rstrip(SPACES)
         if not sent_by or not is_host(sent_by):
             raise ParseError("bad host in Via", after)
         via.host = sent_by
@@ -130,7 +137,7 @@ def via_in(text: str, start: int, end: int) -> Via:
 
 
 def _via_port(text: str, offset: int) -> int:
-    found = number(text, 65535, "port of a Via", offset)
+    found = number(text if text.isdigit() else text.strip(SPACES), 65535, "port of a Via", offset)
     if found == 0:
         raise ParseError("port of a Via is zero", offset)
     return found

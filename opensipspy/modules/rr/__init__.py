@@ -28,6 +28,7 @@ from opensipspy.sip import (
     ParseError,
     Socket,
     Uri,
+    UriCache,
     parse_name_addr_list,
     parse_uri,
     proto_name,
@@ -137,6 +138,8 @@ class Rr(Module, RrApi):
 
     def __init__(self, **params: object) -> None:
         self._callbacks: list[RouteCallback] = []
+        # Route URIs are mostly our own.
+        self._uris = UriCache(256)
         super().__init__(**params)
 
     def api(self) -> RrApi:
@@ -234,7 +237,7 @@ class Rr(Module, RrApi):
         if msg.first(H_ROUTE) is None:
             return -1
         try:
-            ruri = msg.uri if run.ruri == msg.ruri else parse_uri(run.ruri)
+            ruri = msg.uri if run.ruri == msg.ruri else self._uris.parse(run.ruri)
             return self._follow(run, msg.routes, ruri, preloaded=not msg.to_tag)
         except ParseError as error:
             self.core.log.info("rr: loose_route: %s in a request from %s", error.reason, msg.source.text)
@@ -243,7 +246,7 @@ class Rr(Module, RrApi):
     def _follow(self, run: Run, routes: list[NameAddr], ruri: Uri, preloaded: bool) -> int:
         if not routes:
             return -1
-        uris = Uris(routes)
+        uris = Uris(routes, self._uris)
         at = 0
         mine = self._is_mine(uris[0])
         own: str | None = None
@@ -408,14 +411,11 @@ class Rr(Module, RrApi):
 class Uris:
     """Route URIs, parsed when they are looked at."""
 
-    __slots__ = ("_parsed", "_routes")
+    __slots__ = ("_cache", "_routes")
 
-    def __init__(self, routes: list[NameAddr]) -> None:
+    def __init__(self, routes: list[NameAddr], cache: UriCache) -> None:
         self._routes = routes
-        self._parsed: dict[int, Uri] = {}
+        self._cache = cache
 
     def __getitem__(self, index: int) -> Uri:
-        uri = self._parsed.get(index)
-        if uri is None:
-            uri = self._parsed[index] = parse_uri(self._routes[index].uri)
-        return uri
+        return self._cache.parse(self._routes[index].uri)
