@@ -160,8 +160,8 @@ def split_params(text: str, offset: int, limit: int = 64) -> list[str]:
     if not pieces[0] and text.isascii() and " " not in text and "\t" not in text and '"' not in text:
         # Nothing to strip and nothing quoted: nearly every header.
         for i in range(1, len(pieces)):
-            name, equal, value = pieces[i].partition("=")
-            if equal and not value:
+            name, sign, value = pieces[i].partition("=")
+            if sign and not value:
                 raise ParseError("parameter without its value", offset)
             if name not in _USUAL_NAMES:
                 if not is_token(name):

@@ -573,6 +573,12 @@ class TransactionLayer:
         self.hooks.destroyed(transaction)
         transaction.forget_heavy()
         transaction.callbacks = None
+        # Its machines refer to each other and back: without that the last one who asks frees them all.
+        for branch in transaction.branches:
+            if branch.cancel is not None:
+                branch.cancel.branch = None
+            branch.branch = None
+        transaction.branches = []
 
     # -- time ----------------------------------------------------------------------------------------------------
 
