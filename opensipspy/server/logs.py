@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket as os_socket
+import stat
 import sys
 import time
 import traceback
@@ -169,6 +170,20 @@ class StreamSink(Sink):
         # change the descriptor for everybody who shares it.
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._path = file_behind(descriptor)
+
+    def reopen(self) -> None:
+        """Write to a new file of the same name when the log is a file: the old one may have been moved away."""
+        if not self._path:
+            return
+        try:
+            opened = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:
+            # Rights were given up, or the root is another one by now: the old file goes on.
+            self.lost += 1
+            return
+        os.dup2(opened, self._descriptor)
+        os.close(opened)
 
     def write(self, level: int, text: str, fields: dict[str, Any]) -> None:
         line = self.styled(level, text, fields)
@@ -195,6 +210,16 @@ class StreamSink(Sink):
                 self._backlog.clear()
                 return
             del self._backlog[:written]
+
+
+def file_behind(descriptor: int) -> str:
+    """The path of the regular file behind a descriptor; "" for a terminal, a pipe or what cannot be told."""
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        pass
+    return ""
 
 
 class SyslogSink(Sink):

@@ -165,3 +165,22 @@ def test_syslog_is_found_again_after_a_restart(logger: logging.Logger, tmp_path:
             assert daemon.recv(4096).decode().endswith(text)
         address.unlink()
     sink.close()
+
+
+def test_a_log_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    """HUP after a rotation: standard error goes to a new file of the old name."""
+    path, moved = tmp_path / "log", tmp_path / "log.1"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        sink = StreamSink(descriptor)
+        fields = {"prefix": "", "name": "core", "clock": "now", "pid": 1}
+        sink.write(2, "before", fields)
+        path.rename(moved)
+        sink.write(2, "moved", fields)
+        sink.reopen()
+        sink.write(2, "after", fields)
+    finally:
+        os.close(descriptor)
+    assert "moved" in moved.read_text()
+    assert "after" not in moved.read_text()
+    assert "after" in path.read_text()

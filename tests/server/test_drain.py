@@ -1,0 +1,97 @@
+"""What becomes of calls while the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from opensipspy.server.load import load
+from opensipspy.server.options import Options
+from tests.server.house import Peer, free_port, play, request, running, settled
+from tests.server.test_reload import answer
+
+pytestmark = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+RELAY = """
+log_level=3
+socket=udp:127.0.0.1:{port}
+loadmodule "proto_udp.so"
+loadmodule "tm.so"
+route {{
+	$du = "sip:127.0.0.1:{callee}";
+	t_relay();
+}}
+"""
+STOP_LIMIT_S = 5.0
+
+
+def relaying(folder: Path, port: int, callee: Peer) -> Options:
+    options = Options()
+    options.script = str(folder / "opensips.cfg")
+    Path(options.script).write_text(RELAY.format(port=port, callee=callee.port), encoding="utf-8")
+    return options
+
+
+def test_an_answer_that_comes_while_it_stops_still_reaches_the_caller(loop: str, tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scene() -> None:
+        with Peer(port) as caller, Peer(port) as callee:
+            options = relaying(tmp_path, port, callee)
+            async with running(load(options), options) as house:  # type: ignore[arg-type]
+                caller.send(request("INVITE"))
+                assert (await caller.receive()).startswith("SIP/2.0 100")
+                invite = await callee.receive()
+                callee.send(answer(invite, 180, "Ringing"))
+                assert (await caller.receive()).startswith("SIP/2.0 180")
+                house.server.stop()
+                await settled(lambda: house.server.steps.draining)
+                callee.send(answer(invite, 200, "OK"))
+                assert (await caller.receive()).startswith("SIP/2.0 200")
+                assert await asyncio.wait_for(house.task, STOP_LIMIT_S) == 0
+                assert not any("were not answered" in line for line in house.log)
+
+    play(loop, scene)
+
+
+def test_a_call_that_rings_on_does_not_hold_the_stop_up(loop: str, tmp_path: Path) -> None:
+    port = free_port()
+
+    async def scene() -> None:
+        with Peer(port) as caller, Peer(port) as callee:
+            options = relaying(tmp_path, port, callee)
+            async with running(load(options), options) as house:  # type: ignore[arg-type]
+                caller.send(request("INVITE"))
+                await caller.receive()
+                invite = await callee.receive()
+                callee.send(answer(invite, 180, "Ringing"))
+                assert (await caller.receive()).startswith("SIP/2.0 180")
+                house.server.stop()
+                assert await asyncio.wait_for(house.task, STOP_LIMIT_S) == 0
+                assert any("1 transactions were not answered" in line for line in house.log)
+                # Neither side is told anything that is not true: the next server passes the callee's answer on.
+                assert caller.nothing()
+                assert callee.nothing()
+
+    play(loop, scene)
+
+
+def test_the_next_server_passes_the_answer_of_a_ringing_call_on(loop: str, tmp_path: Path) -> None:
+    """RFC 3261 §16.7, §16.11: a reply without a transaction is forwarded by its second Via."""
+    port = free_port()
+
+    async def scene() -> None:
+        with Peer(port) as caller, Peer(port) as callee:
+            options = relaying(tmp_path, port, callee)
+            via = f"SIP/2.0/UDP 127.0.0.1:{caller.port};rport"
+            async with running(load(options), options):  # type: ignore[arg-type]
+                caller.send(request("INVITE", via=via))
+                await caller.receive()
+                invite = await callee.receive()
+            async with running(load(options), options):  # type: ignore[arg-type]
+                callee.send(answer(invite, 200, "OK"))
+                assert (await caller.receive()).startswith("SIP/2.0 200")
+
+    play(loop, scene)
