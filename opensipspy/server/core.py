@@ -16,6 +16,7 @@ from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
 from opensipspy.module import Core, LocateError, Module, Target
+from opensipspy.module.reply_path import reply_target, take_reply_additions
 from opensipspy.net import Network, NotFound, Place, Resolver
 from opensipspy.script import kinds
 from opensipspy.script.declare import Catalogue
@@ -426,22 +427,10 @@ class ServerCore(Core):
         msg = run.request
         if msg is None or msg.method_id == sip.M_ACK:
             return -1
-        extra = "".join(run.reply_edits) + headers
-        content_type = ""
-        if not body:
-            # What append_body_to_reply() left; its headers say what it is.
-            kept = run.ctx.get("reply_body")
-            body = kept if isinstance(kept, bytes) else b""
-        data = sip.build_reply(
-            msg,
-            code,
-            reason,
-            "" if msg.to_tag or code == 100 else self.to_tag(msg),
-            extra,
-            body,
-            content_type,
-            server=self.server_header(),
-        )
-        sent = self.network.send(data, sip.reply_destination(msg), msg.socket)
+        headers, body = take_reply_additions(run, code, headers, body)
+        target = reply_target(run)
+        tag = "" if msg.to_tag or code == 100 else self.to_tag(msg)
+        data = sip.build_reply(msg, code, reason, tag, headers, body, "", server=self.server_header())
+        sent = self.send(data, target)
         run.handled = True
         return 1 if sent else -1

@@ -154,7 +154,7 @@ class Services(ScriptServices):
         socket = self._core.choose_socket(target.peer, run.socket_out or run.msg.socket)
         if socket is None:
             return -1
-        via = socket.via_prefix + self._branch(run)
+        via = run.via_value(socket, self._branch(run))
         data = sip.build_request(run.msg, run.edits, run.ruri, via, socket)
         run.handled = True
         if not self._core.network.send(data, target.peer, socket):
