@@ -23,13 +23,15 @@ T = TypeVar("T")
 
 
 class Target:
-    """Where a message goes: the remote end and the listening point it leaves from."""
+    """Where a message goes: the remote end and the listening point it leaves from. connect: whether a connection may
+    be opened for it (`tcp_no_new_conn_bflag`, `tcp_no_new_conn_rplflag`)."""
 
-    __slots__ = ("peer", "socket")
+    __slots__ = ("connect", "peer", "socket")
 
-    def __init__(self, peer: Peer, socket: Socket) -> None:
+    def __init__(self, peer: Peer, socket: Socket, connect: bool = True) -> None:
         self.peer = peer
         self.socket = socket
+        self.connect = connect
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Target) and self.peer == other.peer and self.socket is other.socket
@@ -88,6 +90,11 @@ class Core(ABC):
     @abstractmethod
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
         """Hand bytes to the network. False when they certainly do not leave; a later failure calls `on_failure`."""
+
+    def keep_connection(self, peer: Peer, seconds: float) -> bool:
+        """Do not close the connection that `peer` names for being idle before so many seconds; False when it is not
+        there."""
+        return False
 
     @abstractmethod
     def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:

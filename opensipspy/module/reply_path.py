@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opensipspy import sip
 from opensipspy.module.core import Target
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_REPLY_TO_VIA, Run
+
+if TYPE_CHECKING:
+    from opensipspy.module.core import Core
+
+NO_CONNECTION_FOR_REPLIES: Final = "tcp_no_new_conn_rplflag"
+NO_CONNECTION_FOR_BRANCH: Final = "tcp_no_new_conn_bflag"
 
 REPLY_BODY: Final = "reply_body"
 """Key in `Run.ctx` of the body (bytes) that append_body_to_reply() left for a reply that brings none of its own."""
@@ -24,6 +30,13 @@ def reply_target(run: Run) -> Target:
         via = msg.via
         return Target(sip.Peer(sip.PROTO_UDP, via.host, via.port or sip.default_port(sip.PROTO_UDP)), msg.socket)
     return Target(sip.reply_destination(msg), msg.socket)
+
+
+def connection_flag(core: Core, kind: str, parameter: str) -> int:
+    """The bit of the flag that a global parameter (`tcp_no_new_conn_bflag`, `tcp_no_new_conn_rplflag`) names: a message
+    with it opens no connection. 0 when the script names none. kind: "message" or "branch"."""
+    name = getattr(core.globals, parameter, "")
+    return core.flags.mask(kind, str(name)) if name else 0
 
 
 def take_reply_additions(run: Run, code: int, headers: str, body: bytes) -> tuple[str, bytes]:

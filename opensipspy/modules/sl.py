@@ -6,8 +6,13 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
-from opensipspy.module import Module, Param, Stat, script_function
-from opensipspy.module.reply_path import reply_target, take_reply_additions
+from opensipspy.module import Module, Param, Stat, Target, script_function
+from opensipspy.module.reply_path import (
+    NO_CONNECTION_FOR_REPLIES,
+    connection_flag,
+    reply_target,
+    take_reply_additions,
+)
 from opensipspy.script.kinds import ERROR, REQUEST
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ class Sl(Module):
         )  # fmt: skip
         self._secret = b""
         self._prefix = ""
+        self._no_connection = 0
 
     def bind(self, core: Core) -> None:
         super().bind(core)
@@ -47,6 +53,7 @@ class Sl(Module):
         # The part of the To tag that tells our ACKs from others; it says nothing about the secret.
         self._prefix = f"{core.random.getrandbits(48):012x}."
         core.before_script(self._absorb_ack)
+        self._no_connection = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
 
     def _absorb_ack(self, run: Run) -> bool | None:
         """An ACK whose To tag was made here ends here (section 17.1.1.3: it goes no further than the reply came)."""
@@ -73,6 +80,8 @@ class Sl(Module):
             return -1
         headers, body = take_reply_additions(run, code, headers, body)
         target = reply_target(run)
+        if self._no_connection & run.msg_flags:
+            target = Target(target.peer, target.socket, connect=False)
         tag = "" if code == 100 else self.local_tag(run)
         data = sip.build_reply(msg, code, reason, tag, headers, body, "", self._server_line())
         if not self.core.send(data, target):

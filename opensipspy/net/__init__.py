@@ -4,7 +4,7 @@ from opensipspy.net.dns import DnsClient, DnsError, NotFound, Place, Record, Res
 from opensipspy.net.interfaces import expand, is_address, local_addresses
 from opensipspy.net.network import Network, is_loopback
 from opensipspy.net.tcp import TcpConnection, TcpSettings, TcpTransport
-from opensipspy.net.transport import Deliver, Traffic, Transport
+from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
 from opensipspy.net.udp import UdpSettings, UdpTransport
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Record",
     "Resolver",
     "ResolverSettings",
+    "SocketOptions",
     "TcpConnection",
     "TcpSettings",
     "TcpTransport",

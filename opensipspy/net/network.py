@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from opensipspy import sip
-from opensipspy.net.transport import Transport
+from opensipspy.net.transport import SocketOptions, Transport
 from opensipspy.sip import Peer, Socket
 
 # Any port will do for a probe: connect() of a datagram socket sends nothing.
@@ -32,11 +32,13 @@ class Network:
     def transport(self, proto: int) -> Transport | None:
         return self._transports.get(proto)
 
-    def bind(self, socket: Socket) -> None:
+    def bind(self, socket: Socket, options: SocketOptions | None = None) -> None:
         """Open a listening point. Raises LookupError when no transport serves its protocol, OSError from the system."""
         transport = self._transports.get(socket.proto)
         if transport is None:
             raise LookupError(sip.proto_name(socket.proto))
+        if options is not None:
+            transport.configure(socket, options)
         transport.bind(socket)
         socket.index = len(self.sockets)
         self.sockets.append(socket)
@@ -65,6 +67,11 @@ class Network:
         """Hand bytes to the transport of `socket`; see `Transport.send`."""
         transport = self._transports.get(socket.proto)
         return transport is not None and transport.send(data, peer, socket, on_failure)
+
+    def reaches(self, peer: Peer, socket: Socket) -> bool:
+        """Whether a message to `peer` can leave by `socket` without a new connection."""
+        transport = self._transports.get(socket.proto)
+        return transport is not None and transport.reaches(peer)
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
         """The listening point to reach `peer` from: `forced` when it fits protocol and address family, else the one

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
 from opensipspy import sip
-from opensipspy.net.transport import Deliver, Traffic, Transport
+from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
 from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
 
 LOG: Final = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ class TcpConnection(asyncio.Protocol):
         self.closed = False
         self.keys: set[tuple[int, str, int]] = set()
         self.last_active = owner.now()
+        # It is not closed for being idle before then.
+        self.kept_until = 0.0
         # When the unfinished message at hand began; below 0 when there is none.
         self.message_since = -1.0
         # Messages that wait for the connect, with whom to tell when it fails.
@@ -147,6 +149,10 @@ class TcpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.connection_lost(self)
+
+    def ends_at(self) -> float:
+        """When it is closed if nothing happens on it, in seconds of the loop's clock."""
+        return max(self.last_active + self.owner.settings.lifetime_s, self.kept_until)
 
     def is_closed(self) -> bool:
         """Whether something that was called meanwhile has closed it."""
@@ -203,6 +209,7 @@ class TcpTransport(Transport):
         self.framing_errors = 0
         self._loop = loop
         self._listeners: dict[Socket, os_socket.socket] = {}
+        self._options: dict[Socket, SocketOptions] = {}
         self._connections: dict[int, TcpConnection] = {}
         self._by_address: dict[tuple[int, str, int], TcpConnection] = {}
         self._per_source: dict[str, int] = {}
@@ -219,12 +226,18 @@ class TcpTransport(Transport):
 
     # -- listening
 
+    def configure(self, socket: Socket, options: SocketOptions) -> None:
+        self._options[socket] = options
+
     def bind(self, socket: Socket) -> None:
         family = os_socket.AF_INET6 if socket.is_v6 else os_socket.AF_INET
         made = os_socket.socket(family, os_socket.SOCK_STREAM)
         try:
             made.setblocking(False)
             made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
+            options = self._options.get(socket)
+            if options is not None and options.reuse_port:
+                made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
             if socket.is_v6:
                 made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_V6ONLY, 1)
             made.bind((socket.address, socket.port))
@@ -265,7 +278,7 @@ class TcpTransport(Transport):
 
     async def _adopt(self, connection: TcpConnection, accepted: os_socket.socket) -> None:
         try:
-            self._tune(accepted)
+            self._tune(accepted, connection.socket)
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except OSError as error:
             LOG.debug("%s: %s went away: %s", connection.socket.text, connection.peer.text, error)
@@ -312,14 +325,16 @@ class TcpTransport(Transport):
 
     # -- connections
 
-    def _tune(self, made: os_socket.socket) -> None:
+    def _tune(self, made: os_socket.socket, socket: Socket) -> None:
         settings = self.settings
         made.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
-        if settings.tos:
+        options = self._options.get(socket)
+        tos = options.tos if options is not None and options.tos >= 0 else settings.tos
+        if tos:
             if made.family == os_socket.AF_INET6:
-                made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_TCLASS, settings.tos)
+                made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_TCLASS, tos)
             else:
-                made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_TOS, settings.tos)
+                made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_TOS, tos)
         if not settings.keepalive:
             return
         made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_KEEPALIVE, 1)
@@ -409,6 +424,20 @@ class TcpTransport(Transport):
             connection = self._by_address.get((peer.proto, peer.address, peer.port))
         return None if connection is None or connection.closed else connection
 
+    def reaches(self, peer: Peer) -> bool:
+        return self.find(peer) is not None
+
+    def keep(self, peer: Peer, seconds: float) -> bool:
+        """Let the connection to a peer live for so long although nothing comes; False when there is none.
+
+        A shorter wish does not take a longer one back: several contacts may hang on one connection.
+        """
+        connection = self.find(peer)
+        if connection is None:
+            return False
+        connection.kept_until = max(connection.kept_until, self.now() + seconds)
+        return True
+
     def close_peer(self, peer: Peer) -> bool:
         """Close the connection to a peer; False when there is none."""
         connection = self.find(peer)
@@ -454,7 +483,7 @@ class TcpTransport(Transport):
         made = os_socket.socket(family, os_socket.SOCK_STREAM)
         try:
             made.setblocking(False)
-            self._tune(made)
+            self._tune(made, socket)
             # From the address of the listening point, on a free port: the port itself belongs to the listener.
             if socket.is_v6 == (family == os_socket.AF_INET6):
                 made.bind((socket.address, 0))
@@ -490,7 +519,7 @@ class TcpTransport(Transport):
             if 0.0 <= connection.message_since < now - settings.message_time_s:
                 self.traffic.dropped_in += 1
                 LOG.warning("%s: %s closed: it did not end its message", connection.socket.text, connection.peer.text)
-            elif connection.last_active >= now - settings.lifetime_s:
+            elif connection.ends_at() >= now:
                 continue
             connection.close()
             self.connection_lost(connection)

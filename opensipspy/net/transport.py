@@ -13,8 +13,27 @@ Deliver = Callable[[bytes, "Peer", "Socket"], None]
 """Takes one message: the bytes, where they came from and the listening point they came to."""
 
 
+class SocketOptions:
+    """What the words of one `socket=` line ask of the system: tos (-1 for the global value), reuse_port (several
+    processes may listen there), fragments (datagrams larger than the path allows are cut instead of refused)."""
+
+    __slots__ = ("fragments", "reuse_port", "tos")
+
+    def __init__(self, *, tos: int = -1, reuse_port: bool = False, fragments: bool = False) -> None:
+        self.tos: int = tos
+        self.reuse_port: bool = reuse_port
+        self.fragments: bool = fragments
+
+
 class Transport(ABC):
     """The sockets of one protocol. `net.Network` finds the transport of a `Socket` by its protocol."""
+
+    def configure(self, socket: Socket, options: SocketOptions) -> None:  # noqa: B027 - not every transport has any
+        """Take the options of a listening point that is bound afterwards."""
+
+    def reaches(self, peer: Peer) -> bool:
+        """Whether a message to `peer` can leave without a new connection."""
+        return True
 
     @abstractmethod
     def bind(self, socket: Socket) -> None:

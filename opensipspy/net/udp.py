@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import socket as os_socket
+import sys
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from opensipspy import sip
-from opensipspy.net.transport import Deliver, Traffic, Transport
+from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
 from opensipspy.sip import Peer, Socket
 
 LOG: Final = logging.getLogger(__name__)
@@ -26,6 +27,10 @@ DATAGRAM_BYTES: Final = 65535
 MOST_LITERALS: Final = 4096
 QUEUE_DATAGRAMS: Final = 1000
 LOW_DELAY: Final = 0x10
+# Of Linux's <netinet/in.h>; Python names them from 3.14 on.
+IP_MTU_DISCOVER: Final = 10
+IPV6_MTU_DISCOVER: Final = 23
+PMTUDISC_DONT: Final = 0
 
 
 class UdpSettings:
@@ -51,7 +56,13 @@ class UdpListener:
     """One bound UDP socket."""
 
     def __init__(
-        self, socket: Socket, deliver: Deliver, loop: AbstractEventLoop, settings: UdpSettings, traffic: Traffic
+        self,
+        socket: Socket,
+        deliver: Deliver,
+        loop: AbstractEventLoop,
+        settings: UdpSettings,
+        traffic: Traffic,
+        options: SocketOptions | None = None,
     ) -> None:
         self.socket = socket
         self._deliver = deliver
@@ -59,7 +70,7 @@ class UdpListener:
         self._traffic = traffic
         self._limit = settings.queue_datagrams
         self._queue: deque[tuple[bytes, tuple[str, int]]] = deque()
-        self._os = bound_datagram_socket(socket, settings)
+        self._os = bound_datagram_socket(socket, settings, options)
         self._fd: int = self._os.fileno()
         self._family = self._os.family
         self._literals: set[str] = set()
@@ -160,7 +171,9 @@ class UdpListener:
         self._os.close()
 
 
-def bound_datagram_socket(socket: Socket, settings: UdpSettings) -> os_socket.socket:
+def bound_datagram_socket(
+    socket: Socket, settings: UdpSettings, options: SocketOptions | None = None
+) -> os_socket.socket:
     """A non-blocking socket bound to the listening point; a multicast address is joined. Raises OSError."""
     family = os_socket.AF_INET6 if socket.is_v6 else os_socket.AF_INET
     made = os_socket.socket(family, os_socket.SOCK_DGRAM)
@@ -169,12 +182,18 @@ def bound_datagram_socket(socket: Socket, settings: UdpSettings) -> os_socket.so
         multicast = is_multicast(socket.address)
         if multicast:
             made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
+        options = options or SocketOptions()
+        if options.reuse_port:
+            made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
+        tos = options.tos if options.tos >= 0 else settings.tos
         if socket.is_v6:
             made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_V6ONLY, 1)
-            if settings.tos:
-                made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_TCLASS, settings.tos)
-        elif settings.tos:
-            made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_TOS, settings.tos)
+            if tos:
+                made.setsockopt(os_socket.IPPROTO_IPV6, os_socket.IPV6_TCLASS, tos)
+        elif tos:
+            made.setsockopt(os_socket.IPPROTO_IP, os_socket.IP_TOS, tos)
+        if options.fragments:
+            allow_fragments(made, socket)
         enlarge_receive_buffer(made, settings.receive_buffer_bytes)
         made.bind((socket.address, socket.port))
         if multicast:
@@ -183,6 +202,16 @@ def bound_datagram_socket(socket: Socket, settings: UdpSettings) -> os_socket.so
         made.close()
         raise
     return made
+
+
+def allow_fragments(made: os_socket.socket, socket: Socket) -> None:
+    """Let datagrams be cut on their way (`frag`): the DF bit is not set, no path MTU is asked for."""
+    if not sys.platform.startswith("linux"):
+        LOG.warning("%s: frag has no effect on this system", socket.text)
+    elif socket.is_v6:
+        made.setsockopt(os_socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+    else:
+        made.setsockopt(os_socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
 
 
 def enlarge_receive_buffer(made: os_socket.socket, size_bytes: int) -> None:
@@ -223,10 +252,15 @@ class UdpTransport(Transport):
         self._loop = loop
         self._settings = settings or UdpSettings()
         self._listeners: dict[Socket, UdpListener] = {}
+        self._options: dict[Socket, SocketOptions] = {}
         self.traffic = Traffic()
 
+    def configure(self, socket: Socket, options: SocketOptions) -> None:
+        self._options[socket] = options
+
     def bind(self, socket: Socket) -> None:
-        self._listeners[socket] = UdpListener(socket, self._deliver, self._loop, self._settings, self.traffic)
+        options = self._options.get(socket)
+        self._listeners[socket] = UdpListener(socket, self._deliver, self._loop, self._settings, self.traffic, options)
 
     def serve(self) -> None:
         for listener in self._listeners.values():

@@ -16,8 +16,14 @@ from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
 from opensipspy.module import Core, LocateError, Module, Target
-from opensipspy.module.reply_path import reply_target, take_reply_additions
-from opensipspy.net import Network, NotFound, Place, Resolver
+from opensipspy.module.reply_path import (
+    NO_CONNECTION_FOR_BRANCH,
+    NO_CONNECTION_FOR_REPLIES,
+    connection_flag,
+    reply_target,
+    take_reply_additions,
+)
+from opensipspy.net import Network, NotFound, Place, Resolver, TcpTransport
 from opensipspy.script import kinds
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.run import Run
@@ -101,6 +107,9 @@ class ServerCore(Core):
         self.before: list[Callable[[Run], bool | None]] = []
         self.after: list[Callable[[Run], None]] = []
         self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
+        # Flags of messages and branches that no connection may be opened for.
+        self.no_connection_reply = 0
+        self.no_connection_branch = 0
         self._signaling: Replies | None = None
         self._transactions: Replies | None = None
         self._stateless: Replies | None = None
@@ -246,6 +255,8 @@ class ServerCore(Core):
 
     def find_repliers(self) -> None:
         """Look up the modules that answer requests, once all are loaded."""
+        self.no_connection_reply = connection_flag(self, "message", NO_CONNECTION_FOR_REPLIES)
+        self.no_connection_branch = connection_flag(self, "branch", NO_CONNECTION_FOR_BRANCH)
         self._signaling = self._replier("signaling")
         self._transactions = self._replier("tm")
         self._stateless = self._replier("sl")
@@ -257,7 +268,14 @@ class ServerCore(Core):
     # -- sending
 
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
+        if not target.connect and not self.network.reaches(target.peer, target.socket):
+            LOG.info("no connection to %s, and none is to be opened", target.peer.text)
+            return False
         return self.network.send(data, target.peer, target.socket, on_failure)
+
+    def keep_connection(self, peer: Peer, seconds: float) -> bool:
+        transport = self.network.transport(peer.proto)
+        return isinstance(transport, TcpTransport) and transport.keep(peer, seconds)
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
         return self.network.choose_socket(peer, forced)
@@ -429,6 +447,8 @@ class ServerCore(Core):
             return -1
         headers, body = take_reply_additions(run, code, headers, body)
         target = reply_target(run)
+        if self.no_connection_reply & run.msg_flags:
+            target = Target(target.peer, target.socket, connect=False)
         tag = "" if msg.to_tag or code == 100 else self.to_tag(msg)
         data = sip.build_reply(msg, code, reason, tag, headers, body, "", server=self.server_header())
         sent = self.send(data, target)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opensipspy import sip
-from opensipspy.net import expand, is_address
+from opensipspy.net import SocketOptions, expand, is_address
 from opensipspy.server.services import split_destination
 from opensipspy.sip import Socket
 
@@ -33,6 +33,7 @@ class Listen:
         advertised_port: int = 0,
         tag: str = "",
         subdomains: bool = False,
+        options: Mapping[str, int | str] | None = None,
     ) -> None:
         self.proto = proto
         self.host = host
@@ -41,6 +42,8 @@ class Listen:
         self.advertised_port = advertised_port
         self.tag = tag
         self.subdomains = subdomains
+        # Further words of the line, with their values.
+        self.options: Mapping[str, int | str] = options or {}
 
     @property
     def text(self) -> str:
@@ -51,10 +54,11 @@ class Planned:
     """A listening point to be bound, the name it was written with when that was no address, and whether the
     subdomains of its names are ours too."""
 
-    def __init__(self, socket: Socket, name: str, subdomains: bool) -> None:
+    def __init__(self, socket: Socket, name: str, subdomains: bool, options: SocketOptions | None = None) -> None:
         self.socket = socket
         self.name = name
         self.subdomains = subdomains
+        self.options = options
 
 
 def parse_listen(text: str) -> Listen:
@@ -95,10 +99,17 @@ def plan(
                     line.tag,
                 )
                 named = "" if is_address(line.host) or line.host == ANY else line.host
-                found.append(Planned(socket, named, line.subdomains))
+                found.append(Planned(socket, named, line.subdomains, socket_options(line.options)))
     if len(found) > MOST_SOCKETS:
         raise ListenError(f"{len(found)} listening points are more than the {MOST_SOCKETS} that are allowed")
     return found
+
+
+def socket_options(words: Mapping[str, int | str]) -> SocketOptions | None:
+    """What the words of a `socket=` line mean for the system; None when nothing."""
+    if not words.keys() & {"tos", "reuse_port", "frag"}:
+        return None
+    return SocketOptions(tos=int(words.get("tos", -1)), reuse_port="reuse_port" in words, fragments="frag" in words)
 
 
 def addresses_of(host: str) -> list[str]:

@@ -19,7 +19,7 @@ from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors
-from opensipspy.script.program import Program
+from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.errors import LoadError
 from opensipspy.server.listening import Listen, parse_listen
 from opensipspy.server.options import Options
@@ -92,6 +92,7 @@ class Loaded:
                         advertised_port=line.as_port,
                         tag=line.tag,
                         subdomains=bool(line.options.get("accept_subdomain")),
+                        options=line.options,
                     )
                 )
         return found
@@ -179,12 +180,22 @@ def explain(error: Exception, path: str) -> str:
 
 def _load(options: Options) -> Loaded:
     cache = language.ProgramCache(cache_folder())
-    cached = (
-        None if options.text is not None or options.check_only else cache.load(options.script, options.preprocessor)
-    )
-    script: Any = (
-        cached if cached is not None else language.parse_script(options.script, options.preprocessor, options.text)
-    )
+    kept = options.text is None and not options.check_only
+    cached = cache.load(options.script, options.preprocessor) if kept else None
+    if cached is not None:
+        try:
+            return _assemble(options, cached)
+        except (ScriptErrors, BadRecipe):
+            # A kept program that does not fit any more; the checker tells why, if the script is to blame.
+            pass
+    script = language.parse_script(options.script, options.preprocessor, options.text)
+    loaded = _assemble(options, script)
+    if options.text is None and not loaded.warnings:
+        cache.store(script, loaded.program)
+    return loaded
+
+
+def _assemble(options: Options, script: Any) -> Loaded:
     services = Services(int(script.globals.xlog_level), options.arguments)
     catalogue = build_catalogue(services)
     findings: list[Finding] = list(script.findings)
@@ -193,13 +204,11 @@ def _load(options: Options) -> Loaded:
     _check_requirements(script, modules, findings)
     for module in modules.values():
         module.declare(catalogue)
-    if cached is None:
+    if not script.compiled:
         findings += language.check(script, catalogue)
     if has_errors(findings):
         raise ScriptErrors(findings, script.file_lines)
     program = language.compile_script(script, catalogue)
-    if cached is None and options.text is None and not findings:
-        cache.store(script, program)
     loaded = Loaded(script, program, catalogue, services, modules)
     loaded.warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []
     return loaded

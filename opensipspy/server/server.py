@@ -157,7 +157,7 @@ class Connections(TcpControl):
                 "State": "CONN_OK" if connection.transport is not None else "CONN_CONNECTING",
                 "Remote": connection.peer.text.partition(":")[2],
                 "Local": connection.socket.text.partition(":")[2],
-                "Lifetime": int(connection.last_active + transport.settings.lifetime_s - transport.now()),
+                "Lifetime": int(connection.ends_at() - transport.now()),
             }
             for transport in self._transports(proto)
             for connection in transport.connections()
@@ -332,7 +332,7 @@ class Server:
     def _open(self, planned: Planned) -> None:
         socket = planned.socket
         try:
-            self.network.bind(socket)
+            self.network.bind(socket, planned.options)
         except OSError as error:
             raise StartError(f"cannot listen on {socket.text}: {error.strerror or error}") from error
         except LookupError as error:

@@ -157,7 +157,8 @@ class Services(ScriptServices):
         via = run.via_value(socket, self._branch(run))
         data = sip.build_request(run.msg, run.edits, run.ruri, via, socket)
         run.handled = True
-        if not self._core.network.send(data, target.peer, socket):
+        connect = not self._core.no_connection_branch & run.branch_flags
+        if not self._core.send(data, Target(target.peer, socket, connect)):
             return -1
         self._core.counters.fwd_requests.inc()
         return 1

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from opensipspy import sip
-from opensipspy.module import LocateError
+from opensipspy.module import LocateError, Target
 from opensipspy.net import TcpTransport
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
@@ -306,6 +306,8 @@ class Steps:
 
     def _send_reply(self, run: Run, target: Any) -> None:
         core = self._core
+        if core.no_connection_reply & run.msg_flags:
+            target = Target(target.peer, target.socket, connect=False)
         data = sip.build_forwarded_reply(run.msg, run.edits, target.socket)
         if core.send(data, target):
             core.counters.fwd_replies.inc()

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
 from opensipspy.module import CancelHandle, LocateError, Target
-from opensipspy.module.reply_path import reply_target, take_reply_additions
+from opensipspy.module.reply_path import (
+    NO_CONNECTION_FOR_BRANCH,
+    NO_CONNECTION_FOR_REPLIES,
+    connection_flag,
+    reply_target,
+    take_reply_additions,
+)
 from opensipspy.script import kinds
 from opensipspy.script.run import Branch as Destination
 from opensipspy.script.run import Run
@@ -136,6 +142,8 @@ class Flow(Hooks):
         self.core: Core = core
         self.layer: TransactionLayer = TransactionLayer(settings, self, core.random)
         self.minor_flag: int = 0
+        self.no_connection_branch: int = connection_flag(core, "branch", NO_CONNECTION_FOR_BRANCH)
+        self.no_connection_reply: int = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
         self.tag_prefix: str = f"{core.random.getrandbits(48):012x}"
         self._callbacks: list[list[Callback]] = [[] for _ in range(EVENTS)]
         self._wake_handle: CancelHandle | None = None
@@ -503,6 +511,8 @@ class Flow(Hooks):
                 socket = self.core.choose_socket(target.peer, branch.socket)
                 if socket is not None and socket is not target.socket:
                     target = Target(target.peer, socket)
+            if self.no_connection_branch & branch.flags:
+                target = Target(target.peer, target.socket, connect=False)
             branch.targets = list(targets[place + 1 :]) or None
             try:
                 data = self.build(branch, target.socket)
@@ -960,7 +970,10 @@ class Flow(Hooks):
         self.arm()
 
     def send_reply(self, transaction: Transaction, data: bytes) -> bool:
-        return self.core.send(data, transaction.upstream)
+        target: Target = transaction.upstream
+        if self.no_connection_reply & transaction.flags:
+            target = Target(target.peer, target.socket, connect=False)
+        return self.core.send(data, target)
 
     def timed_out(self, branch: Branch, now: float) -> None:
         transaction = branch.transaction
