@@ -22,7 +22,6 @@ HOT_PATH = (
     "opensipspy/net/udp.py",
     "opensipspy/module/reply_path.py",
     "opensipspy/modules/tm/flow.py",
-    "opensipspy/script/program.py",
     "opensipspy/script/run.py",
     "opensipspy/script/runtime.py",
     "opensipspy/server/steps.py",
