@@ -14,12 +14,14 @@ from opensipspy.server.load import Loaded, load
 from opensipspy.server.logs import (
     L_DBG,
     L_NOTICE,
+    NOTICE,
     Logs,
     Sink,
     SyslogSink,
     clamp,
     standard_error_sink,
 )
+from opensipspy.server.notes import notes
 from opensipspy.server.options import Options
 from opensipspy.server.process import detach, release_terminal, report_started
 from opensipspy.server.server import Server, new_event_loop
@@ -53,6 +55,8 @@ def launch(options: Options) -> int:
     logs = open_logs(options, loaded)
     for note in options.notes:
         LOG.info("%s", note)
+    for note in notes(loaded.globals):
+        LOG.log(NOTICE, "%s", note)
     try:
         return run(options, loaded, logs)
     finally:

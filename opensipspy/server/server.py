@@ -217,6 +217,7 @@ class Server:
         if not settings.user_agent_header:
             settings.user_agent_header = f"User-Agent: {self.control.version}"
         self.steps.check_via = bool(settings.check_via) or self.options.check_via
+        self.steps.forward_strays = forwards_strays(settings, core.program)
         self.steps.accept_aliases = bool(settings.tcp_accept_aliases)
         self.steps.slow_after_s = settings.exec_msg_threshold / 1e6
 
@@ -252,7 +253,7 @@ class Server:
         """Open the sockets, start the modules, run startup_route, and begin to take packets."""
         options = self.options
         uid, gid = find_ids(options.user, options.group)
-        self._limit_open_files()
+        self._limit_process()
         self._open_sockets()
         if options.chroot or self.loaded.globals.chroot:
             enter(options.chroot or self.loaded.globals.chroot, root=True)
@@ -269,7 +270,9 @@ class Server:
         self.core.every(LOAD_SAMPLE_S, self._every_second)
         self._every_second()
 
-    def _limit_open_files(self) -> None:
+    def _limit_process(self) -> None:
+        if self.loaded.globals.disable_core_dump:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         wanted = int(self.loaded.globals.open_files_limit)
         if wanted <= 0:
             return
@@ -454,6 +457,7 @@ class Server:
         async with self._reloading:
             again = await asyncio.to_thread(self.loaded.reload, self.options)
             self.routes.replace(again.program)
+            self.steps.forward_strays = forwards_strays(self.loaded.globals, again.program)
         for warning in again.warnings:
             LOG.warning("%s", warning)
         LOG.log(NOTICE, "the routes were loaded again")
@@ -476,7 +480,6 @@ class Server:
             await asyncio.sleep(0.02)
         left = self._unfinished()
         if left:
-            # Their state ends here; the server that follows passes their replies on by their Via all the same.
             LOG.log(NOTICE, "%d transactions were not answered in time for the stop", left)
         self.network.pause()
         self.core.stepper.cancel_all()
@@ -541,6 +544,14 @@ def tcp_settings(settings: Any, module: Any, limits: sip.Limits) -> TcpSettings:
         tos=int(settings.tos),
         limits=limits,
     )
+
+
+def forwards_strays(settings: Any, program: Any) -> bool:
+    """Whether replies without a transaction are forwarded: when the operator says so (`disable_stateless_fwd`), else
+    when the script forwards requests without one. RFC 6026 §8.9 wants strays dropped otherwise."""
+    if "disable_stateless_fwd" in settings.given:
+        return not settings.disable_stateless_fwd
+    return ("call", "forward") in program.image.recipes.values()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -53,6 +53,7 @@ class Steps:
         self._gates: dict[GateKey, Gate] = {}
         self.check_via = False
         self.accept_aliases = False
+        self.forward_strays = True
         self.limits: sip.Limits = sip.DEFAULT_LIMITS
         self.slow_after_s = 0.0
         # While the server stops: what would begin something new is left to whoever takes over.
@@ -284,8 +285,11 @@ class Steps:
         LOG.error("reply: %s, Call-ID %s", describe_failure(error), run.msg.call_id)
 
     def _forward_reply(self, run: Run) -> None:
-        """RFC 3261 §16.7 without a transaction, §16.11: to what the second Via says."""
+        """RFC 3261 §16.11: to what the second Via says, where the script works without transactions."""
         core = self._core
+        if not self.forward_strays:
+            core.counters.drop_replies.inc()
+            return
         msg = run.msg
         try:
             peer = sip.reply_destination(msg)

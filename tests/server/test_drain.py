@@ -27,10 +27,10 @@ route {{
 STOP_LIMIT_S = 5.0
 
 
-def relaying(folder: Path, port: int, callee: Peer) -> Options:
+def relaying(folder: Path, port: int, callee: Peer, setting: str = "") -> Options:
     options = Options()
     options.script = str(folder / "opensips.cfg")
-    Path(options.script).write_text(RELAY.format(port=port, callee=callee.port), encoding="utf-8")
+    Path(options.script).write_text(setting + RELAY.format(port=port, callee=callee.port), encoding="utf-8")
     return options
 
 
@@ -71,20 +71,20 @@ def test_a_call_that_rings_on_does_not_hold_the_stop_up(loop: str, tmp_path: Pat
                 house.server.stop()
                 assert await asyncio.wait_for(house.task, STOP_LIMIT_S) == 0
                 assert any("1 transactions were not answered" in line for line in house.log)
-                # Neither side is told anything that is not true: the next server passes the callee's answer on.
+                # Neither side is told anything that is not true.
                 assert caller.nothing()
                 assert callee.nothing()
 
     play(loop, scene)
 
 
-def test_the_next_server_passes_the_answer_of_a_ringing_call_on(loop: str, tmp_path: Path) -> None:
-    """RFC 3261 §16.7, §16.11: a reply without a transaction is forwarded by its second Via."""
+def test_a_next_server_that_forwards_strays_passes_the_answer_of_a_ringing_call_on(loop: str, tmp_path: Path) -> None:
+    """RFC 3261 §16.11: a reply without a transaction is forwarded by its second Via."""
     port = free_port()
 
     async def scene() -> None:
         with Peer(port) as caller, Peer(port) as callee:
-            options = relaying(tmp_path, port, callee)
+            options = relaying(tmp_path, port, callee, "disable_stateless_fwd=no")
             via = f"SIP/2.0/UDP 127.0.0.1:{caller.port};rport"
             async with running(load(options), options):  # type: ignore[arg-type]
                 caller.send(request("INVITE", via=via))
@@ -93,5 +93,28 @@ def test_the_next_server_passes_the_answer_of_a_ringing_call_on(loop: str, tmp_p
             async with running(load(options), options):  # type: ignore[arg-type]
                 callee.send(answer(invite, 200, "OK"))
                 assert (await caller.receive()).startswith("SIP/2.0 200")
+
+    play(loop, scene)
+
+
+def test_a_stray_reply_is_dropped_unless_the_script_forwards_without_transactions(loop: str, tmp_path: Path) -> None:
+    """RFC 6026 §8.9: what belongs to no transaction goes no further."""
+    port = free_port()
+
+    async def scene() -> None:
+        with Peer(port) as caller, Peer(port) as callee:
+            options = relaying(tmp_path, port, callee)
+            async with running(load(options), options) as house:  # type: ignore[arg-type]
+                vias = (
+                    f"Via: SIP/2.0/UDP 127.0.0.1:{port};branch=z9hG4bKx\r\n"
+                    f"Via: SIP/2.0/UDP 127.0.0.1:{caller.port};branch=z9hG4bKy\r\n"
+                )
+                callee.send(
+                    answer(request().replace("Max-Forwards: 70\r\n", ""), 200, "OK").replace(
+                        "Via: SIP/2.0/UDP 127.0.0.1:5999;rport;branch=z9hG4bK1\r\n", vias
+                    )
+                )
+                await settled(lambda: house.stat("core:drop_replies") == 1)
+                assert caller.nothing()
 
     play(loop, scene)

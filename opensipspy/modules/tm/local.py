@@ -11,7 +11,7 @@ from opensipspy.module import LocateError, Target
 from opensipspy.modules.tm.api import Reply
 from opensipspy.modules.tm.base import TmBase
 from opensipspy.modules.tm.flow import E_BAD_ADDRESS, Flow
-from opensipspy.modules.tm.uac import ack_for_2xx, request_text, split_headers, token, with_tag
+from opensipspy.modules.tm.uac import ack_for_2xx, header_lines, request_text, split_headers, token, with_tag
 from opensipspy.script.kinds import LOCAL, REQUEST
 from opensipspy.script.run import Run
 from opensipspy.transaction import Branch, Transaction
@@ -56,6 +56,7 @@ class TmLocal(TmBase):
             cseq = int(once["cseq"].split()[0]) if "cseq" in once else 10
             from_value = with_tag(once.get("from", from_), token(self.core.random, 64))
             placeholder = chosen.via_prefix + "z9hG4bK0"
+            rest = self._with_user_agent(rest)
             text = request_text(method, ruri, from_value, once.get("to", to), call_id, cseq, rest, body, placeholder)
             own = sip.Peer(chosen.proto, chosen.address, chosen.port)
             msg = sip.parse_message(text, own, chosen)
@@ -80,6 +81,14 @@ class TmLocal(TmBase):
         finally:
             self.flow.layer.unbusy(transaction, self.core.now())
             self.flow.arm()
+
+    def _with_user_agent(self, headers: str) -> str:
+        """Say who asks, unless the headers do or the operator does not want it (`server_signature`)."""
+        line = str(getattr(self.core.globals, "user_agent_header", "") or "")
+        if not line or not getattr(self.core.globals, "server_signature", True):
+            return headers
+        named = any(name.lower() == "user-agent" for name, _ in header_lines(headers))
+        return headers if named else f"{headers}{line}\r\n"
 
     def _services(self) -> Any:
         """What core functions of a route made here need; a core made for tests has none."""

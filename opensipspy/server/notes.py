@@ -1,0 +1,73 @@
+"""What a script asks for that means nothing to this server: one line of the log for each, said at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+MEMORY: Final = "memory is managed by Python"
+WORKERS: Final = "one event loop serves everything; a lookup that waits needs no worker of its own"
+NO_LIMIT: Final = "texts have no buffer that could be too small"
+
+GLOBALS: Final[Mapping[str, str]] = {
+    "auto_scaling_cycle": WORKERS,
+    "auto_scaling_profile": WORKERS,
+    "db_max_async_connections": "the database driver bounds its own connections",
+    "db_version_table": "the versions of tables are kept in the table version",
+    "dns": "names are looked up when a message has to go there",
+    "dns_servers_no": "the system's list of name servers is used",
+    "dns_use_search_list": "names of SIP are complete, so the search list is never used",
+    "event_pkg_threshold": MEMORY,
+    "event_shm_threshold": MEMORY,
+    "log_json_buf_size": NO_LIMIT,
+    "log_msg_buf_size": NO_LIMIT,
+    "mem-group": MEMORY,
+    "mem_warming": MEMORY,
+    "mem_warming_pattern_file": MEMORY,
+    "mem_warming_percentage": MEMORY,
+    "memdump": MEMORY,
+    "memlog": MEMORY,
+    "pi_framework": "there is no provisioning interface yet",
+    "poll_method": "the event loop chooses how it polls",
+    "pv_print_buf_size": NO_LIMIT,
+    "query_buffer_size": "the database driver gathers writes by itself",
+    "query_flush_time": "the database driver gathers writes by itself",
+    "restart_persistency_cache_file": "nothing is kept in memory over a restart",
+    "restart_persistency_size": "nothing is kept in memory over a restart",
+    "rev_dns": "names are not looked up by address",
+    "shm_hash_split_percentage": MEMORY,
+    "shm_memlog_size": MEMORY,
+    "shm_secondary_hash_size": MEMORY,
+    "sip_warning": "replies carry no Warning header of the server",
+    "tcp_threads": WORKERS,
+    "tcp_threshold": "sending never waits for the peer",
+    "tcp_workers": WORKERS,
+    "timer_workers": WORKERS,
+    "udp_workers": WORKERS,
+    "worker_reactor_timeout": WORKERS,
+    "xlog_buf_size": NO_LIMIT,
+    "xlog_force_color": "colours are written as the script gives them",
+}
+SOCKET_WORDS: Final[Mapping[str, str]] = {
+    "anycast": "the addresses of a cluster are not known here",
+    "proxy": "the PROXY protocol is not spoken: what a load balancer puts before a message is not understood",
+    "allow_proxy": "the PROXY protocol is not spoken: what a load balancer puts before a message is not understood",
+    "send_proxy": "the PROXY protocol is not spoken",
+    "use_workers": WORKERS,
+    "use_auto_scaling_profile": WORKERS,
+}
+UDP_ONLY: Final = "it concerns datagrams only"
+
+
+def notes(settings: Any) -> list[str]:
+    """A line for each global parameter and each word of a `socket=` that the script gives and that has no effect."""
+    given: Iterable[str] = getattr(settings, "given", ())
+    found = [f"{name} has no effect: {GLOBALS[name]}" for name in sorted(given) if name in GLOBALS]
+    for socket in settings.sockets:
+        place = f"socket={socket.proto}:{socket.host}"
+        for word in socket.options:
+            if word in SOCKET_WORDS:
+                found.append(f"{place}: {word} has no effect: {SOCKET_WORDS[word]}")
+            elif word == "frag" and socket.proto != "udp":
+                found.append(f"{place}: frag has no effect: {UDP_ONLY}")
+    return found
