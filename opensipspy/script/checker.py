@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opensipspy.script import kinds, runtime, tree
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl
-from opensipspy.script.errors import ERROR, WARNING, Finding, Pos, in_order
+from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, has_errors, in_order
 from opensipspy.script.names import removed_function
 from opensipspy.script.parse import Script
 from opensipspy.script.patterns import Pattern
@@ -43,7 +43,16 @@ def check(script: Script, catalogue: Catalogue, module_of: ModuleOf = _nowhere) 
         return []
     checker = _Checker(script, catalogue, module_of)
     checker.run()
-    return in_order([*script.findings, *checker.findings])
+    found = checker.findings
+    if has_errors(script.findings):
+        # What is missing from a script that could not be read whole says nothing.
+        wrong = {(finding.file, finding.line) for finding in script.findings if finding.severity == ERROR}
+        found = [
+            finding
+            for finding in found
+            if finding.severity == ERROR and finding.code != "no-route" and (finding.file, finding.line) not in wrong
+        ]
+    return in_order([*script.findings, *found])
 
 
 class _Checker:
@@ -79,7 +88,10 @@ class _Checker:
             self.error(place, "no-route", "the script has no main route: route { ... }")
         self._spread_kinds()
         for block in self.script.blocks:
-            self._block(block)
+            try:
+                self._block(block)
+            except RecursionError:
+                self.error(block.name_pos, "nesting", TOO_DEEP)
         self._unused()
 
     def _spread_kinds(self) -> None:

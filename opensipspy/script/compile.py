@@ -8,15 +8,15 @@ prepared at load; the code names them as globals (`_g7`), made by the recipes of
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import CodeType
 from typing import Any, Final, cast
 
 from opensipspy.script import kinds, runtime, tree
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl
-from opensipspy.script.errors import Pos
+from opensipspy.script.errors import ERROR, TOO_DEEP, Finding, Pos, ScriptErrors
 from opensipspy.script.parse import Script
-from opensipspy.script.program import Image, Program, Recipe, RouteImage
+from opensipspy.script.program import BadRecipe, Image, Program, Recipe, RouteImage
 from opensipspy.script.tree import Expr, Stm
 from opensipspy.script.varsyntax import VarSpec, parse_format_text, parse_variable
 from opensipspy.script.walk import calls_of, route_calls_of, statements_of
@@ -39,11 +39,18 @@ _ENDS: Final = (tree.Exit, tree.Drop, tree.Return, tree.Break, tree.Async)
 def compile_script(script: Any, catalogue: Catalogue) -> Program:
     """Compile a checked script for one server. script: from `parse_script` or `ProgramCache.load`.
 
-    Raises ScriptErrors for what only shows when a constant is prepared.
+    Raises ScriptErrors for what only shows here, and BadRecipe for a kept program that does not fit this server any
+    more: parse the script then.
     """
     if script.compiled:
         return Program(script.image, catalogue)
-    return Program(Compiler(script, catalogue).image(), catalogue)
+    image = Compiler(script, catalogue).image()
+    try:
+        return Program(image, catalogue)
+    except BadRecipe as error:
+        # The checker prepares every constant, so only what depends on the time or the place comes here.
+        pos = Pos(error.file or script.path, error.line or 1, 1)
+        raise ScriptErrors([Finding(pos, ERROR, "constant", str(error))], script.file_lines) from error
 
 
 class Compiler:
@@ -57,19 +64,32 @@ class Compiler:
         self.uses_code = _reads_code(script)
         self.slots = {id(block): f"_r{number}" for number, block in enumerate(script.blocks)}
         self.named = {block.name: block for block in reversed(script.blocks) if block.kind == kinds.REQUEST}
+        self.error_block = next((block for block in script.blocks if block.kind == kinds.ERROR), None)
         self.waiting = self._colour()
 
     def image(self) -> Image:
         routes: list[RouteImage] = []
         seen: set[tuple[int, str]] = set()
+        findings: list[Finding] = []
         for block in self.script.blocks:
             if (block.kind, block.name) in seen:
                 continue
             seen.add((block.kind, block.name))
-            code = RouteEmitter(self, block).code()
+            try:
+                code = RouteEmitter(self, block).code()
+            except SyntaxError as error:
+                # CPython nests loops 20 deep, and every switch and while is one.
+                pos = Pos(block.pos.file, error.lineno or block.pos.line, error.offset or 1)
+                findings.append(Finding(pos, ERROR, "nesting", f"loops and switches are nested too deep: {error.msg}"))
+                continue
+            except RecursionError:
+                findings.append(Finding(block.name_pos, ERROR, "nesting", TOO_DEEP))
+                continue
             is_async = id(block) in self.waiting
             slot = self.slots[id(block)]
             routes.append(RouteImage(block.kind, block.name, block.interval_s, is_async, slot, code))
+        if findings:
+            raise ScriptErrors(findings, self.script.file_lines)
         return Image(routes, self.recipes, self.script.globals)
 
     def slot(self, *recipe: Any) -> str:
@@ -88,6 +108,7 @@ class Compiler:
         blocks = self.script.blocks
         direct = {id(block): self._waits_itself(block) for block in blocks}
         calls = {id(block): list(route_calls_of(block.body)) for block in blocks}
+        asserting = {id(block) for block in blocks if self._asserts(block)}
         changed = True
         while changed:
             changed = False
@@ -95,7 +116,7 @@ class Compiler:
             for block in blocks:
                 if id(block) in waiting:
                     continue
-                reached = direct[id(block)]
+                reached = direct[id(block)] or (id(block) in asserting and id(self.error_block) in waiting)
                 for call in calls[id(block)]:
                     if isinstance(call, tree.Var) or "$" in call.value:
                         reached = reached or any_named
@@ -106,6 +127,12 @@ class Compiler:
                     waiting.add(id(block))
                     changed = True
         return waiting
+
+    def _asserts(self, block: tree.Block) -> bool:
+        """Whether the block may go to error_route by itself."""
+        if not self.script.globals.enable_asserts or self.error_block is None:
+            return False
+        return any(isinstance(node, tree.Assert) for node in statements_of(block.body))
 
     def _waits_itself(self, block: tree.Block) -> bool:
         if any(isinstance(node, tree.Async) for node in statements_of(block.body)):
@@ -139,9 +166,7 @@ class RouteEmitter:
         self._pos = block.pos
 
     def code(self) -> CodeType:
-        self._body(self.block.body)
-        if not self.block.body or not isinstance(self.block.body[-1], _ENDS):
-            self._emit(ast.Return(ast.Constant(1)))
+        self._route_body()
         arguments = ast.arguments([], [ast.arg("run")], None, [], [], None, [])
         kind = ast.AsyncFunctionDef if self.is_async else ast.FunctionDef
         function = kind(name="route", args=arguments, body=self.out, decorator_list=[], returns=None)
@@ -152,6 +177,46 @@ class RouteEmitter:
         inner = next(const for const in compiled.co_consts if isinstance(const, CodeType))
         shown = kinds.kind_keyword(self.block.kind) + (f"[{self.block.name}]" if self.block.name else "")
         return inner.replace(co_name=shown, co_qualname=shown)
+
+    def _route_body(self) -> None:
+        """A named route that ends without `return` has the result of its last statement; others have 1."""
+        body = self.block.body
+        if body and isinstance(body[-1], _ENDS):
+            self._body(body)
+        elif self.block.kind == kinds.REQUEST and self.block.name and _has_result(body):
+            self._emit(ast.Return(self._result(body)))
+        else:
+            self._body(body)
+            self._emit(ast.Return(ast.Constant(1)))
+
+    def _result(self, statements: Sequence[Stm]) -> ast.expr:
+        """Emit statements; the expression is the result of the last one."""
+        if not _has_result(statements):
+            self._body(statements)
+            return ast.Constant(1 if statements else -1)
+        self._body(statements[:-1])
+        last = statements[-1]
+        self._pos = last.pos
+        if isinstance(last, tree.Call):
+            return self._function(last)
+        if isinstance(last, tree.RouteCall):
+            return self._route(last)
+        result = self._temporary()
+        self._set(result, ast.Constant(1))
+        if isinstance(last, tree.If):
+            condition = self._condition(last.condition)
+            branches = []
+            for part in (last.then, last.otherwise):
+                outer = self._collect()
+                if part:
+                    value = self._result(part)
+                    if not isinstance(part[-1], _ENDS) and not isinstance(value, ast.Constant):
+                        self._set(result, value)
+                branches.append(self._release(outer))
+            self._emit(ast.If(condition, branches[0] or [ast.Pass()], branches[1]), last.pos)
+        else:
+            self._guarded(last, lambda: self._assign(cast("tree.Assign", last)), result)
+        return self._name(result)
 
     # -- small tools
 
@@ -221,19 +286,23 @@ class RouteEmitter:
     def _stm_assign(self, node: tree.Assign) -> None:
         self._guarded(node, lambda: self._assign(node))
 
-    def _guarded(self, node: Any, emit: Any) -> None:
-        """What calculates may fail: the statement is then not carried out, and the script goes on."""
+    def _guarded(self, node: Any, emit: Callable[[], None], result: str = "") -> None:
+        """What calculates may fail: the statement is then not carried out, and the script goes on.
+
+        result: the variable that is -1 after a failure.
+        """
         if not _may_fail(node):
             emit()
             return
         outer = self._collect()
         emit()
         body = self._release(outer)
-        handler = ast.ExceptHandler(
-            self._name("_EvaluationError"),
-            "error",
-            [ast.Expr(self._call("_not_evaluated", self._run, self._name("error")))],
-        )
+        failed: ast.expr = self._call("_not_evaluated", self._run, self._name("error"))
+        if result:
+            note: ast.stmt = ast.Assign([ast.Name(result, ast.Store())], failed)
+        else:
+            note = ast.Expr(failed)
+        handler = ast.ExceptHandler(self._name("_EvaluationError"), "error", [note])
         self._emit(ast.Try(body or [ast.Pass()], [handler], [], []), node.pos)
 
     def _assign(self, node: tree.Assign) -> None:
@@ -274,22 +343,14 @@ class RouteEmitter:
     def _stm_while(self, node: tree.While) -> None:
         rounds = self._temporary()
         limit = int(self.c.script.globals.max_while_loops)
-        self._set(rounds, ast.Constant(0))
         outer = self._collect()
         condition = self._condition(node.condition)
-        self._emit(ast.If(ast.UnaryOp(ast.Not(), condition), [ast.Break()], []), node.condition.pos)
-        self._emit(
-            ast.If(
-                ast.Compare(self._name(rounds), [ast.GtE()], [ast.Constant(limit)]),
-                [ast.Expr(self._call("_rounds", self._run, ast.Constant(limit))), ast.Break()],
-                [],
-            ),
-            node.pos,
-        )
-        self._emit(ast.AugAssign(ast.Name(rounds, ast.Store()), ast.Add(), ast.Constant(1)), node.pos)
+        self._emit(ast.If(_negated(condition), [ast.Break()], []), node.condition.pos)
         self._body(node.body)
         body = self._release(outer)
-        self._emit(ast.While(ast.Constant(True), body, []), node.pos)
+        spent = self._at(ast.Expr(self._call("_rounds", self._run, ast.Constant(limit))), node.pos)
+        each = self._call("range", ast.Constant(limit))
+        self._emit(ast.For(ast.Name(rounds, ast.Store()), each, body, [spent]), node.pos)
 
     def _stm_for(self, node: tree.For) -> None:
         item = self._temporary()
@@ -393,14 +454,24 @@ class RouteEmitter:
             return
         condition = self._condition(node.condition)
         said = ast.Constant(node.message or "the condition is false")
-        failed = ast.Expr(self._call("_assert", self._run, said, ast.Constant(bool(settings.abort_on_assert))))
-        self._emit(ast.If(ast.UnaryOp(ast.Not(), condition), [failed, ast.Return(ast.Constant(0))], []))
+        failed = self._call("_assert", self._run, said, ast.Constant(bool(settings.abort_on_assert)))
+        outer = self._collect()
+        block = self.c.error_block
+        if block is None:
+            self._emit(ast.Expr(failed))
+        else:
+            call: ast.expr = ast.Call(self._name(self.c.slots[id(block)]), [self._run], [])
+            if id(block) in self.c.waiting:
+                call = ast.Await(call)
+            self._emit(ast.If(failed, [ast.Expr(call)], []))
+        self._emit(ast.Return(ast.Constant(0)))
+        self._emit(ast.If(_negated(condition), self._release(outer), []))
 
     def _stm_async(self, node: tree.Async) -> None:
         """The resume route goes on when the function is done; nothing behind the statement runs."""
         result = self._invoke(node.call)
         self._set_run("retcode", result)
-        self._route(tree.RouteCall(node.pos, node.route, ()), ends=True)
+        self._enter_route(node.route, ast.Tuple([], ast.Load()))
         self._set_run("exited", ast.Constant(True))
         self._emit(ast.Return(ast.Constant(0)))
 
@@ -408,15 +479,24 @@ class RouteEmitter:
         """A coroutine of its own: the function, then the report route."""
         outer, was_async = self._collect(), self.is_async
         self.is_async = True
-        result = self._invoke(node.call)
+        # What the statement says is read when it runs, not when the work begins.
+        names: list[str] = []
+        values: list[ast.expr] = []
+        result = self._invoke(node.call, (names, values))
         self._set_run("retcode", result)
         if node.route is not None:
-            args = (node.param,) if node.param is not None else ()
-            self._route(tree.RouteCall(node.pos, node.route, args), ends=True)
+            params: list[ast.expr] = []
+            if node.param is not None:
+                names.append(self._temporary())
+                text = self._global("format", node.param.value, node.param.pos.file, node.param.pos.line)
+                values.append(ast.Call(text, [self._run], []))
+                params.append(self._name(names[-1]))
+            self._enter_route(node.route, ast.Tuple(params, ast.Load()))
         self._emit(ast.Return(ast.Constant(0)))
         body, self.is_async = self._release(outer), was_async
         name = self._temporary()
-        arguments = ast.arguments([], [ast.arg("run")], None, [], [], None, [])
+        given = [ast.arg("run"), *map(ast.arg, names)]
+        arguments = ast.arguments([], given, None, [], [], None, values)
         work = ast.AsyncFunctionDef(name=name, args=arguments, body=body, decorator_list=[], returns=None)
         self._emit(work)
         self._emit(ast.Expr(self._call("_launch", self._run, self._name(name))))
@@ -438,12 +518,13 @@ class RouteEmitter:
         self._code_is(self._name(result.id))
         return self._name(result.id)
 
-    def _invoke(self, node: tree.Call) -> ast.expr:
+    def _invoke(self, node: tree.Call, ahead: tuple[list[str], list[ast.expr]] | None = None) -> ast.expr:
+        """Emit a call. ahead: names and values that take the arguments which are read before, for launch()."""
         decl = self.c.catalogue.function(node.name)
         assert decl is not None  # the checker has seen it
         self._pos = node.pos
         result = self._temporary()
-        given = self._arguments(decl, node)
+        given = self._arguments(decl, node, ahead)
         outer = self._collect()
         call: ast.expr = ast.Call(self._global("call", decl.name), [self._run, *given.expressions], [])
         if decl.waits == "always":
@@ -465,8 +546,10 @@ class RouteEmitter:
             self.out += body
         return self._name(result)
 
-    def _arguments(self, decl: FunctionDecl, node: tree.Call) -> _Given:
-        given = _Given()
+    def _arguments(
+        self, decl: FunctionDecl, node: tree.Call, ahead: tuple[list[str], list[ast.expr]] | None
+    ) -> _Given:
+        given = _Given(ahead)
         args = list(node.args)
         while args and args[-1] is None:
             args.pop()
@@ -490,6 +573,11 @@ class RouteEmitter:
                 return self._global("pattern", constant, True)
             return ast.Constant(constant)
         value = self._dynamic(param, arg)
+        if given.ahead is not None:
+            names, values = given.ahead
+            names.append(self._temporary())
+            values.append(value)
+            value = self._name(names[-1])
         if param.type == "int" and param.fixup is None:
             given.may_fail = True
             return self._call("_int", value)
@@ -526,19 +614,22 @@ class RouteEmitter:
         assert isinstance(arg, tree.Text)
         return ast.Call(self._global("value", arg.value, arg.pos.file, arg.pos.line), [self._run], [])
 
-    def _route(self, node: tree.RouteCall, ends: bool = False) -> ast.expr:
-        """Emit route(name, ...); the expression is its result, which is not 0 unless `ends`."""
+    def _route(self, node: tree.RouteCall) -> ast.expr:
+        """Emit route(name, ...); the expression is its result, which is not 0."""
         self._pos = node.pos
-        params = ast.Tuple([self._value(arg) for arg in node.args], ast.Load())
-        result = self._temporary()
-        if isinstance(node.name, tree.Text) and "$" not in node.name.value:
-            self._static_route(node.name.value, params, result)
-        else:
-            self._dynamic_route(node.name, params, result)
-        if not ends:
-            self._ends_on_zero(result)
-            self._code_is(self._name(result))
+        result = self._enter_route(node.name, ast.Tuple([self._value(arg) for arg in node.args], ast.Load()))
+        self._ends_on_zero(result)
+        self._code_is(self._name(result))
         return self._name(result)
+
+    def _enter_route(self, name: tree.Text | tree.Var, params: ast.expr) -> str:
+        """Emit the call of a route; the name of the variable that holds its result."""
+        result = self._temporary()
+        if isinstance(name, tree.Text) and "$" not in name.value:
+            self._static_route(name.value, params, result)
+        else:
+            self._dynamic_route(name, params, result)
+        return result
 
     def _static_route(self, name: str, params: ast.expr, result: str) -> None:
         block = self.c.named[_route_name(name)]
@@ -599,7 +690,16 @@ class RouteEmitter:
         if isinstance(node, tree.Var):
             return self._read(node)
         if isinstance(node, tree.Binary):
-            left, right = self._value(node.left), self._value(node.right)
+            left = self._value(node.left)
+            outer = self._collect()
+            right = self._value(node.right)
+            before = self._release(outer)
+            if before:
+                # A call on the right must not change what stands on the left.
+                name = self._temporary()
+                self._set(name, left)
+                left = self._name(name)
+                self.out += before
             return cast("ast.expr", self._at(self._call(_BINARY[node.op], left, right), node.pos))
         if isinstance(node, tree.BitNot):
             return self._call("_bit_not", self._value(node.operand))
@@ -615,7 +715,10 @@ class RouteEmitter:
     # -- conditions
 
     def _condition(self, node: Expr) -> ast.expr:
-        """An expression that is true or false; calls in it are emitted before."""
+        """An expression that is true or false; calls in it are emitted before.
+
+        A comparison may end in an error, which is neither: `!` keeps it and `||` stops at it (see `_verdict`).
+        """
         self._pos = node.pos
         if isinstance(node, tree.Call | tree.RouteCall):
             result = self._function(node) if isinstance(node, tree.Call) else self._route(node)
@@ -625,44 +728,59 @@ class RouteEmitter:
         if isinstance(node, tree.Not):
             if isinstance(node.operand, tree.Compare):
                 return self._truth_of(node.operand, negated=True)
-            return ast.UnaryOp(ast.Not(), self._condition(node.operand))
+            if _may_err(node.operand):
+                return ast.Compare(self._verdict(node.operand), [ast.Eq()], [ast.Constant(0)])
+            return _negated(self._condition(node.operand))
         if isinstance(node, tree.Logic):
-            return self._logic(node)
+            if node.op == "or" and _may_err(node.left):
+                return ast.Compare(self._verdict(node), [ast.Gt()], [ast.Constant(0)])
+            return self._logic(node, self._condition)
         if isinstance(node, tree.Var):
             return self._read(node)
         if isinstance(node, tree.Number):
             return ast.Constant(node.value != 0)
         if isinstance(node, tree.Binary | tree.BitNot):
-            result_name = self._temporary()
-            self._set(result_name, ast.Constant(None))
-            outer = self._collect()
-            value = self._value(node)
-            self._set(result_name, value)
-            body = self._release(outer)
-            handler = ast.ExceptHandler(
-                self._name("_EvaluationError"),
-                "error",
-                [ast.Expr(self._call("_not_evaluated", self._run, self._name("error")))],
-            )
-            self._emit(ast.Try(body, [handler], [], []), node.pos)
-            return self._name(result_name)
+            return self._calculated(node)
         if isinstance(node, tree.Group):
-            self._body(node.body)
-            return ast.Constant(True)
-        if isinstance(node, tree.Assign):
-            self._stm_assign(node)
-            return ast.Constant(True)
+            return ast.Compare(self._result(node.body), [ast.Gt()], [ast.Constant(0)])
+        if isinstance(node, tree.Assign | tree.If):
+            return ast.Compare(self._result((node,)), [ast.Gt()], [ast.Constant(0)])
         if isinstance(node, tree.Text):
             return ast.Constant(bool(node.value))
         self._body([cast("Stm", node)])
         return ast.Constant(True)
 
-    def _logic(self, node: tree.Logic) -> ast.expr:
-        left = self._condition(node.left)
+    def _verdict(self, node: Expr) -> ast.expr:
+        """A condition as 1, 0 or -1 (error)."""
+        self._pos = node.pos
+        if isinstance(node, tree.Compare):
+            return self._comparison(node)
+        if not _may_err(node):
+            return self._condition(node)
+        if isinstance(node, tree.Not):
+            return self._call("_negate", self._verdict(node.operand))
+        assert isinstance(node, tree.Logic)
+        return self._logic(node, self._verdict)
+
+    def _calculated(self, node: tree.Binary | tree.BitNot) -> ast.expr:
+        """`[ arithmetic ]` as a condition: false when it cannot be carried out."""
+        result = self._temporary()
+        self._set(result, ast.Constant(None))
+
+        def emit() -> None:
+            self._set(result, self._value(node))
+
+        self._guarded(node, emit)
+        return self._name(result)
+
+    def _logic(self, node: tree.Logic, part: Callable[[Expr], ast.expr]) -> ast.expr:
+        """`&&` and `||`; part: what makes an operand, `_condition` or `_verdict`."""
+        left = part(node.left)
         outer = self._collect()
-        right = self._condition(node.right)
+        right = part(node.right)
         before = self._release(outer)
-        if not before:
+        exact = part == self._verdict
+        if not before and not exact:
             operator: ast.boolop = ast.And() if node.op == "and" else ast.Or()
             return cast("ast.expr", self._at(ast.BoolOp(operator, [left, right]), node.pos))
         result = self._temporary()
@@ -670,7 +788,9 @@ class RouteEmitter:
         self._set(result, left)
         before.append(self._at(ast.Assign([ast.Name(result, ast.Store())], right), node.right.pos))
         test: ast.expr = self._name(result)
-        if node.op == "or":
+        if exact:
+            test = ast.Compare(test, [ast.Eq()], [ast.Constant(1 if node.op == "and" else 0)])
+        elif node.op == "or":
             test = ast.UnaryOp(ast.Not(), test)
         self._emit(ast.If(test, before, []))
         return self._name(result)
@@ -690,9 +810,8 @@ class RouteEmitter:
             wanted = (node.op == "==") != negated
             return cast("ast.expr", self._at(equal if wanted else ast.UnaryOp(ast.Not(), equal), node.pos))
         result = self._comparison(node)
-        if negated:
-            return ast.Compare(result, [ast.Eq()], [ast.Constant(0)])
-        return ast.Compare(result, [ast.Gt()], [ast.Constant(0)])
+        operator = ast.Eq() if negated else ast.Gt()
+        return cast("ast.expr", self._at(ast.Compare(result, [operator], [ast.Constant(0)]), node.pos))
 
     def _comparison(self, node: tree.Compare) -> ast.expr:
         """A comparison as 1, 0 or -1."""
@@ -721,7 +840,8 @@ class RouteEmitter:
 class _Given:
     """The arguments of one call as expressions; may_fail: some raise BadArgument."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: tuple[list[str], list[ast.expr]] | None) -> None:
+        self.ahead = ahead
         self.expressions: list[ast.expr] = []
         self.may_fail = False
 
@@ -731,3 +851,32 @@ def _may_fail(node: Any) -> bool:
     if isinstance(node, tree.Assign):
         return node.op not in ("=", ":=") or _may_fail(node.value)
     return isinstance(node, tree.Binary | tree.BitNot)
+
+
+def _may_err(node: Expr) -> bool:
+    """Whether a condition may be neither true nor false: a comparison in it may meet a value it cannot compare."""
+    if isinstance(node, tree.Compare):
+        return not (isinstance(node.right, tree.Null | tree.Text) and node.op in ("==", "!="))
+    if isinstance(node, tree.Logic):
+        return _may_err(node.left) or _may_err(node.right)
+    return isinstance(node, tree.Not) and _may_err(node.operand)
+
+
+def _has_result(statements: Sequence[Stm]) -> bool:
+    """Whether the last statement decides what a route or a group without `return` results in; else that is 1."""
+    if not statements:
+        return False
+    last = statements[-1]
+    if isinstance(last, tree.If):
+        return _has_result(last.then) or _has_result(last.otherwise)
+    return isinstance(last, tree.Call | tree.RouteCall) or (isinstance(last, tree.Assign) and _may_fail(last))
+
+
+def _negated(condition: ast.expr) -> ast.expr:
+    """`not` of a condition, without a second `not` and without turning a comparison into two steps."""
+    if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
+        return condition.operand
+    if isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Gt):
+        condition.ops[0] = ast.LtE()
+        return condition
+    return ast.UnaryOp(ast.Not(), condition)

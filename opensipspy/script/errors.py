@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from opensipspy.script.parse import Script
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
 NOTE: Final = "note"
 # A file with more findings than this shows the first ones and the count of the rest.
 MOST_SHOWN: Final = 200
+TOO_DEEP: Final = "this is nested too deep: too many levels, or an if with too many else"
 
 
 class Pos(NamedTuple):
@@ -77,9 +81,18 @@ class Finding(NamedTuple):
 
 
 class ScriptErrors(Exception):
-    """A script that cannot run: all findings of it, not the first only."""
+    """A script that cannot run: all findings of it, not the first only.
 
-    def __init__(self, findings: Iterable[Finding], source: Callable[[str], Sequence[str]] | None = None) -> None:
+    script: what the parser could read in spite of them, None when that is nothing.
+    """
+
+    def __init__(
+        self,
+        findings: Iterable[Finding],
+        source: Callable[[str], Sequence[str]] | None = None,
+        script: Script | None = None,
+    ) -> None:
+        self.script: Script | None = script
         self.findings: list[Finding] = in_order(findings)
         self._source = source or (lambda file: ())
         super().__init__(f"{sum(f.severity == ERROR for f in self.findings)} errors in the script")

@@ -12,7 +12,7 @@ from typing import Final
 from lark import Token
 from lark.lexer import Lexer, LexerState
 
-from opensipspy.script.errors import ERROR, Finding
+from opensipspy.script.errors import ERROR, WARNING, Finding
 from opensipspy.script.preprocess import Source
 
 KEYWORDS: Final = {
@@ -99,6 +99,7 @@ OPERATORS: Final = {
     ".": "DOT",
 }
 
+MOST_OPEN_STRINGS: Final = 20
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER: Final = re.compile(r"0x[0-9A-Fa-f]+|[0-9]+")
 _IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])")
@@ -110,6 +111,11 @@ _VARIABLE_END: Final = frozenset(" \t\r\n\f\v;,)=+-/*%&|^~<>!{}[]\"'#:@?\\`")
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", '"': '"', "\\": "\\"}
 _OCTAL: Final = re.compile(r"[0-7]{2,3}")
 _HEX: Final = re.compile(r"x([0-9A-Fa-f]{1,2})")
+
+
+def signed(value: int) -> int:
+    """A number as the 32 bits with a sign that the language has."""
+    return ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
 class Scanner:
@@ -125,6 +131,30 @@ class Scanner:
             self._starts.append(at + 1)
             at = self.text.find("\n", at + 1)
         self._line = 1
+        # Offsets of strings that are taken to end on their own line because their quote is missing.
+        self._open: set[int] = set()
+
+    def scan(self) -> list[Token]:
+        """All words of the text. A string without its closing quote is told where it begins.
+
+        Such a string swallows lines and ends where the next one begins, right before a word. It is then taken to end
+        on its own line, and the words are read again.
+        """
+        tokens = list(self.tokens())
+        for _ in range(MOST_OPEN_STRINGS):
+            culprit = next((token for token in tokens if self._runs_into_a_word(token)), None)
+            if culprit is None:
+                break
+            self._open.add(culprit.start_pos or 0)
+            self.findings = []
+            tokens = list(self.tokens())
+        return tokens
+
+    def _runs_into_a_word(self, token: Token) -> bool:
+        if token.type != "STRING" or token.line == token.end_line or token.start_pos in self._open:
+            return False
+        follower = self.text[token.end_pos : (token.end_pos or 0) + 1]
+        return follower.isalnum() or follower in ("$", "_", "%")
 
     def _place(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1. Offsets mostly grow, so the line is looked for near the last one."""
@@ -142,10 +172,12 @@ class Scanner:
         token.value = value
         return token
 
-    def _report(self, start: int, end: int, code: str, message: str, hint: str = "") -> None:
+    def _report(
+        self, start: int, end: int, code: str, message: str, hint: str = "", severity: str = ERROR
+    ) -> None:
         line, col = self._place(start)
         end_line, end_col = self._place(end)
-        self.findings.append(Finding(self.source.place(line, col, end_line, end_col), ERROR, code, message, hint))
+        self.findings.append(Finding(self.source.place(line, col, end_line, end_col), severity, code, message, hint))
 
     def tokens(self) -> Iterator[Token]:
         text, length = self.text, len(self.text)
@@ -169,9 +201,11 @@ class Scanner:
                 at = end
             elif char == "'":
                 end = text.find("'", at + 1)
-                if end < 0:
-                    self._report(at, at + 1, "open-string", "this string is not closed", "add '")
-                    end = length - 1
+                if end < 0 or at in self._open:
+                    value, end = self._ended_on_line(at)
+                    yield self.token("STRING", value, at, end)
+                    at = end
+                    continue
                 yield self.token("STRING", text[at + 1 : end], at, end + 1)
                 at = end + 1
             elif char == "$":
@@ -181,7 +215,8 @@ class Scanner:
             else:
                 token = self._word(at)
                 if token is None:
-                    self._report(at, at + 1, "bad-character", f"{char!r} has no meaning here")
+                    # The C server passes over it as well.
+                    self._report(at, at + 1, "bad-character", f"{char!r} has no meaning here", severity=WARNING)
                     at += 1
                     continue
                 yield token
@@ -212,12 +247,13 @@ class Scanner:
     def _double(self, start: int) -> tuple[str, int]:
         """The value of a double-quoted string and the offset after it."""
         text, at = self.text, start + 1
+        if start in self._open:
+            return self._ended_on_line(start)
         parts: list[str] = []
         while True:
             quote, back = text.find('"', at), text.find("\\", at)
             if quote < 0:
-                self._report(start, start + 1, "open-string", "this string is not closed", 'add "')
-                return "".join(parts) + text[at:], len(text)
+                return self._ended_on_line(start)
             if back < 0 or back > quote:
                 parts.append(text[at:quote])
                 return "".join(parts), quote + 1
@@ -239,6 +275,15 @@ class Scanner:
                 parts.append("\\")
                 at = back + 1
 
+    def _ended_on_line(self, start: int) -> tuple[str, int]:
+        """A string whose quote is missing: it ends before the brackets and semicolons at the end of its line."""
+        quote = self.text[start]
+        self._report(start, start + 1, "open-string", "this string is not closed", f"add {quote}")
+        end = self.text.find("\n", start)
+        line = self.text[start + 1 : end if end >= 0 else len(self.text)]
+        value = line.rstrip(" \t\r;,(){}[]")
+        return value, start + 1 + len(value)
+
     def _variable(self, start: int) -> int:
         """The offset after a variable: its matching `)`, or the first character that cannot be part of a name."""
         text = self.text
@@ -259,8 +304,10 @@ class Scanner:
                     elif text[here] == "\n" and text.find(")", here) < 0:
                         break
                 self._report(start, at + 1, "open-variable", "')' of this variable is missing")
-                end = text.find("\n", at)
-                return len(text) if end < 0 else end
+                at += 1
+                while at < len(text) and text[at] not in _VARIABLE_END:
+                    at += 1
+                return at
             if char in _VARIABLE_END:
                 break
             at += 1
@@ -297,9 +344,11 @@ class Scanner:
         else:
             value = int(digits)
         if value > 0xFFFFFFFF:
-            self._report(at, found.end(), "number-size", f"{digits} does not fit an integer of 32 bits")
+            self._report(
+                at, found.end(), "number-size", f"{digits} does not fit an integer of 32 bits", severity=WARNING
+            )
         # As the C server keeps it: 32 bits with a sign.
-        value = ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+        value = signed(value)
         return self.token("INT", value, at, found.end())
 
     def _address(self, at: int) -> Token | None:

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from lark import Lark, Token, Transformer, Tree
-from lark.exceptions import UnexpectedToken
+from lark.exceptions import UnexpectedToken, VisitError
 
 from opensipspy.script import kinds, tree
-from opensipspy.script.errors import ERROR, Finding, Pos, ScriptErrors, has_errors
+from opensipspy.script.errors import ERROR, TOO_DEEP, Finding, Pos, ScriptErrors, has_errors
 from opensipspy.script.globals import Globals, GlobalSetting, read_global
-from opensipspy.script.lexer import KEYWORDS, OPERATORS, Scanner, TokenLexer
+from opensipspy.script.lexer import KEYWORDS, OPERATORS, Scanner, TokenLexer, signed
 from opensipspy.script.names import removed_function, removed_global
 from opensipspy.script.preprocess import Source, read_source
+from opensipspy.script.walk import children_of
 
 GRAMMAR: Final = Path(__file__).resolve().parent.parent / "grammar" / "opensips.lark"
 # A block that is wrong from end to end is given up after so many statements.
 MOST_ERRORS_PER_BLOCK: Final = 50
 MAX_NESTING: Final = 200
+MAX_TREE_DEPTH: Final = 300
 
 _SHOWN: Final = {
     **{kind: f"'{text}'" for text, kind in OPERATORS.items()},
@@ -39,6 +41,12 @@ _SHOWN: Final = {
     "AND": "'&&'",
     "OR": "'||'",
     "NOT": "'!'",
+}
+
+_MISSING: Final = {
+    "missing-semicolon": ("SEMI", ";"),
+    "missing-parenthesis": ("RPAR", ")"),
+    "missing-colon": ("COLON", ":"),
 }
 
 
@@ -87,16 +95,17 @@ def parser() -> Lark:
 def parse_script(path: str, preprocessor: str = "", text: str | None = None) -> Script:
     """Parse a script with everything it includes.
 
-    Raises ScriptErrors with every syntax error. preprocessor: the command of `-p`. text: used instead of the file.
+    Raises ScriptErrors with every syntax error; its `script` is what could be read, for `check` to look at as well.
+    preprocessor: the command of `-p`. text: used instead of the file.
     """
     script = Script(read_source(path, preprocessor, text), preprocessor)
     scanner = Scanner(script.source)
-    tokens = list(scanner.tokens())
+    tokens = scanner.scan()
     script.findings += scanner.findings
     for chunk in _chunks(tokens, script):
         _item(chunk, script)
     if has_errors(script.findings):
-        raise ScriptErrors(script.findings, script.file_lines)
+        raise ScriptErrors(script.findings, script.file_lines, script)
     return script
 
 
@@ -143,11 +152,12 @@ def _chunks(tokens: list[Token], script: Script) -> Iterator[list[Token]]:
                 ):
                     break
                 index += 1
-            if depth > 0:
+            if depth > 0 and not any(f.code == "open-comment" for f in script.findings):
                 opening = next(t for t in tokens[start:index] if t.type == "LBRACE")
                 script.findings.append(
                     Finding(_pos(script, opening), ERROR, "open-block", "this block is not closed", "a '}' is missing")
                 )
+            if depth > 0:
                 closing = Token("RBRACE", "}")
                 _borrow_place(closing, tokens[index - 1])
                 yield [*tokens[start:index], *[closing] * depth]
@@ -225,16 +235,42 @@ def _block(tokens: list[Token], script: Script) -> None:
             parsed = _parse("block", tokens)
         except UnexpectedToken as error:
             found.append(_unexpected(error, tokens, script))
-            repaired = _without_statement(tokens, error)
+            repaired = _completed(tokens, error, found[-1]) or _without_statement(tokens, error)
             if repaired is None:
                 break
             tokens = repaired
             continue
-        block = _Builder(script).transform(parsed)
-        if not found:
+        try:
+            block = _Builder(script).transform(parsed)
+        except VisitError as error:
+            if not isinstance(error.orig_exc, RecursionError):
+                raise
+            found.append(Finding(_pos(script, tokens[0]), ERROR, "nesting", TOO_DEEP))
+            break
+        if _depth(block) > MAX_TREE_DEPTH:
+            found.append(Finding(_pos(script, tokens[0]), ERROR, "nesting", TOO_DEEP))
+        else:
+            # With mistakes too, for what is left of it: other blocks call it.
             script.blocks.append(block)
+            script.findings += found
+            return
         break
     script.findings += found
+    _placeholder(tokens, script)
+
+
+def _placeholder(tokens: list[Token], script: Script) -> None:
+    """An empty block in the place of one that cannot be read, so that nobody is told that it is missing."""
+    heads = [token for token in tokens[:8] if token.type == "LBRACE"]
+    if heads:
+        opening = tokens.index(heads[0])
+        closing = Token("RBRACE", "}")
+        _borrow_place(closing, heads[0])
+        try:
+            block = _Builder(script).transform(_parse("block", [*tokens[: opening + 1], closing]))
+        except (UnexpectedToken, VisitError):
+            return
+        script.blocks.append(block)
 
 
 def _nesting(tokens: Sequence[Token]) -> int:
@@ -248,13 +284,27 @@ def _nesting(tokens: Sequence[Token]) -> int:
     return deepest
 
 
+def _depth(block: tree.Block) -> int:
+    """How many nodes stand above the deepest one: an if with many else, or a long sum, is as deep as it is long."""
+    deepest, level = 0, list(children_of(block))
+    while level:
+        deepest += 1
+        level = [child for node in level for child in children_of(node)]
+    return deepest
+
+
 def _parse(start: str, tokens: Sequence[Token]) -> Tree[Token]:
     interactive = parser().parse_interactive("", start=start)
-    for token in tokens:
-        interactive.feed_token(token)
     end = Token("$END", "")
     _borrow_place(end, tokens[-1], after=True)
-    return cast("Tree[Token]", interactive.feed_token(end))
+    try:
+        for token in tokens:
+            interactive.feed_token(token)
+        return cast("Tree[Token]", interactive.feed_token(end))
+    except UnexpectedToken as error:
+        # What could have stood there exactly, which is less than the automaton's state allows for.
+        error.interactive_parser = interactive
+        raise
 
 
 def _borrow_place(token: Token, other: Token, after: bool = False) -> None:
@@ -266,6 +316,17 @@ def _borrow_place(token: Token, other: Token, after: bool = False) -> None:
 # -- mistakes
 
 
+def _completed(tokens: list[Token], error: UnexpectedToken, finding: Finding) -> list[Token] | None:
+    """The tokens with the one in its place that the finding calls missing; None when it calls none so."""
+    wanted = _MISSING.get(finding.code)
+    index = next((i for i, token in enumerate(tokens) if token is error.token), len(tokens))
+    if wanted is None or index in (0, len(tokens)):
+        return None
+    filler = Token(*wanted)
+    _borrow_place(filler, tokens[index])
+    return [*tokens[:index], filler, *tokens[index:]]
+
+
 def _without_statement(tokens: list[Token], error: UnexpectedToken) -> list[Token] | None:
     """The tokens with the statement of the mistake taken out; None when that cannot be done."""
     index = next((i for i, token in enumerate(tokens) if token is error.token), len(tokens))
@@ -273,7 +334,7 @@ def _without_statement(tokens: list[Token], error: UnexpectedToken) -> list[Toke
     if opening is None or index <= opening or index >= len(tokens):
         return None
     begin = index
-    while begin > opening + 1 and tokens[begin - 1].type not in ("SEMI", "LBRACE", "RBRACE"):
+    while begin > opening + 1 and tokens[begin - 1].type not in ("SEMI", "LBRACE", "RBRACE", "COLON"):
         begin -= 1
     end = index
     while end < len(tokens) and tokens[end].type not in ("SEMI", "LBRACE", "RBRACE"):
@@ -346,11 +407,14 @@ def _unexpected(error: UnexpectedToken, tokens: Sequence[Token], script: Script)
         return Finding(pos, ERROR, "syntax", f"'{token}' cannot open inside another block", "a '}' is missing above")
     if before is not None and token.type == "LBRACE" and before.type in ("BLOCK", "ROUTE") and "LSQB" in expected:
         return Finding(pos, ERROR, "syntax", f"{before} needs a name: {before}[name]")
+    if token.type == "EQ" and "ASSIGN" in expected:
+        return Finding(pos, ERROR, "syntax", "'==' compares; an assignment is '='")
+    if "RPAR" in expected and token.type in ("SEMI", "LBRACE", "RBRACE", "$END"):
+        return Finding(pos, ERROR, "missing-parenthesis", f"')' is missing before {_quoted(token)}")
+    if before is not None and expected == {"COLON"}:
+        return Finding(_after(script, before), ERROR, "missing-colon", "':' is missing here")
     wanted = _wanted(expected)
     message = f"unexpected {_quoted(token)}"
-    if "RPAR" in expected and token.type in ("SEMI", "LBRACE", "RBRACE", "$END"):
-        message = f"')' is missing before {_quoted(token)}"
-        wanted = ""
     return Finding(pos, ERROR, "syntax", message, f"expected {wanted}" if wanted else "")
 
 
@@ -399,7 +463,7 @@ class _Builder(Transformer[Token, Any]):
         return tree.Number(self._pos(items[0], items[-1]), int(items[-1].value))
 
     def negative(self, items: list[Token]) -> tree.Number:
-        return tree.Number(self._pos(items[0], items[-1]), -int(items[-1].value))
+        return tree.Number(self._pos(items[0], items[-1]), signed(-int(items[-1].value)))
 
     def var(self, items: list[Token]) -> tree.Var:
         return tree.Var(self._pos(items[0]), str(items[0]))

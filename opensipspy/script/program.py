@@ -19,6 +19,9 @@ from opensipspy.script.varsyntax import FormatString, VarSpec, parse_format_text
 
 MAX_ROUTE_DEPTH: Final = 100
 MOST_FIXUPS_KEPT: Final = 1000
+# $err.class and $err.level of a failed assert.
+ASSERT_ERROR: Final = 4
+CRITICAL: Final = 1
 
 Recipe = tuple[Any, ...]
 
@@ -42,6 +45,16 @@ class RouteCode:
 
 class BadArgument(Exception):
     """A value that a function cannot take; the call returns -1."""
+
+
+class BadRecipe(Exception):
+    """What the code names cannot be made on this server. file, line: where the script says it, "" and 0 unknown."""
+
+    def __init__(self, recipe: Recipe, reason: ValueError) -> None:
+        super().__init__(str(reason))
+        placed = recipe[0] in ("format", "value", "read", "write", "replace", "ref", "each")
+        self.file: str = recipe[2] if placed else ""
+        self.line: int = recipe[3] if placed else 0
 
 
 class RouteImage:
@@ -152,8 +165,10 @@ def as_int(value: Value) -> int:
 
 
 def as_code(value: Value) -> int:
-    """A value as a return code: what is no number counts as false."""
-    return value if isinstance(value, int) else -1
+    """A value as a return code: a text counts as true, NULL as false."""
+    if isinstance(value, int):
+        return value
+    return 1 if value is not None else -1
 
 
 def bad_argument(run: Run, name: str, error: BadArgument) -> int:
@@ -167,17 +182,24 @@ def too_many_rounds(run: Run, limit: int) -> None:
     runtime.report(run, f"the loop was ended after {limit} rounds (max_while_loops)")
 
 
-def not_evaluated(run: Run, error: runtime.EvaluationError) -> None:
-    """A statement was not carried out because an operator met what it cannot take."""
+def not_evaluated(run: Run, error: runtime.EvaluationError) -> int:
+    """A statement was not carried out because an operator met what it cannot take; its result is -1."""
     runtime.report(run, str(error))
+    return -1
 
 
-def failed_assert(run: Run, condition: str, abort: bool) -> None:
-    """An assert() did not hold: the script of this message ends."""
+def failed_assert(run: Run, condition: str, abort: bool) -> bool:
+    """An assert() did not hold: the script of this message ends. True when error_route has to run before."""
     runtime.report(run, f"assertion failed: {condition}", runtime.L_CRIT)
-    run.exited = True
     if abort:
         raise AssertionError(condition)
+    run.exited = True
+    run.error_class, run.error_level, run.error_info = ASSERT_ERROR, CRITICAL, "assertion failed"
+    run.error_code, run.error_reason = 500, "server error"
+    if run.kind == kinds.ERROR or (kinds.ERROR, "") in run.route_stack:
+        return False
+    run.route_stack.append((kinds.ERROR, ""))
+    return True
 
 
 def call_by_name(run: Run, name: Value) -> RouteCode | None:
@@ -233,6 +255,7 @@ HELPERS: Final[dict[str, object]] = {
     "_xlog_dynamic": runtime.xlog_dynamic,
     "_report": runtime.report,
     "_bit_not": runtime.bit_not,
+    "_negate": runtime.negate,
     "_op_add": runtime.add,
     "_op_sub": runtime.subtract,
     "_op_mul": runtime.multiply,
@@ -288,9 +311,12 @@ class Builder:
         self._program = program
 
     def environment(self, recipes: dict[str, Recipe]) -> dict[str, Any]:
-        made: dict[str, Any] = {"__builtins__": {"int": int}, **HELPERS}
+        made: dict[str, Any] = {"__builtins__": {"int": int, "range": range}, **HELPERS}
         for slot, recipe in recipes.items():
-            made[slot] = self.make(recipe)
+            try:
+                made[slot] = self.make(recipe)
+            except ValueError as error:
+                raise BadRecipe(recipe, error) from error
         return made
 
     def make(self, recipe: Recipe) -> object:
@@ -318,7 +344,8 @@ class Builder:
 
     def _fixup(self, recipe: Recipe) -> object:
         decl = self._catalogue.function(recipe[1])
-        fixup = decl.params[recipe[2]].fixup if decl is not None else None
+        params = decl.params if decl is not None else ()
+        fixup = params[recipe[2]].fixup if recipe[2] < len(params) else None
         if fixup is None:
             raise ValueError(f"{recipe[1]} has no such parameter")
         return fixup(recipe[3]) if recipe[0] == "fixed" else Fixup(fixup)

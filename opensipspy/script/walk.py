@@ -8,6 +8,16 @@ from dataclasses import fields
 from opensipspy.script import tree
 
 
+def children_of(node: tree.Node) -> Iterator[tree.Node]:
+    """The nodes right below one."""
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, tree.Node):
+            yield value
+        elif isinstance(value, tuple) and field.name != "pos":
+            yield from (item for item in value if isinstance(item, tree.Node))
+
+
 def nodes_of(root: object) -> Iterator[tree.Node]:
     """A node or a tuple of nodes and everything below, in the order of the text."""
     if isinstance(root, tree.Node):

@@ -188,7 +188,13 @@ def _load(options: Options) -> Loaded:
         except (ScriptErrors, BadRecipe):
             # A kept program that does not fit any more; the checker tells why, if the script is to blame.
             pass
-    script = language.parse_script(options.script, options.preprocessor, options.text)
+    try:
+        script = language.parse_script(options.script, options.preprocessor, options.text)
+    except ScriptErrors as errors:
+        if errors.script is None:
+            raise
+        # What is left of it is checked as well, so that all mistakes come out in one pass.
+        script = errors.script
     loaded = _assemble(options, script)
     if options.text is None and not loaded.warnings:
         cache.store(script, loaded.program)
