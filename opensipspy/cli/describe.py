@@ -11,6 +11,7 @@ from opensipspy.events import Hub
 from opensipspy.management import (
     CoreCommands,
     EventCommands,
+    LogConsumerCommands,
     Registry,
     Statistics,
     StatisticsCommands,
@@ -22,7 +23,9 @@ from opensipspy.module.describe import describe, describe_catalogue, manual
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.globals import PARAMETERS
 from opensipspy.script.services import ScriptServices
+from opensipspy.server.core_events import EVENTS
 from opensipspy.server.counters import CoreCounters
+from opensipspy.server.figures import Figures
 
 SUMMARY: Final = "show what modules offer to scripts and operators"
 
@@ -79,7 +82,11 @@ def core_interface() -> dict[str, Any]:
     EventCommands(registry, hub, nobody).register()
     StatusCommands(registry, nobody).register()
     TcpCommands(registry, nobody).register()
+    LogConsumerCommands(registry, {}).register()
     CoreCounters(statistics)
+    Figures(statistics, nobody).declare()
+    for name, params in EVENTS.items():
+        hub.declare(name, params, module="core")
     return describe_catalogue(
         catalogue,
         commands=registry.commands(),
@@ -101,6 +108,8 @@ def core_text(core: dict[str, Any]) -> str:
         ("variables", core["pseudo_variables"]),
         ("transformations", transformations),
         ("commands", core["mi"]),
+        ("events", core["events"]),
+        ("statistics", [entry for group in core["statistics"].values() for entry in group]),
     ):
         lines.append(f"  {title}: " + ", ".join(entry["name"] for entry in entries))
     return "\n".join(lines)

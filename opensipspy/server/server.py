@@ -15,7 +15,6 @@ import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import __version__, sip
@@ -48,6 +47,7 @@ from opensipspy.net import (
 from opensipspy.server.core import ServerCore
 from opensipspy.server.core_events import CoreEvents
 from opensipspy.server.errors import LoadError, StartError
+from opensipspy.server.figures import Figures
 from opensipspy.server.listening import ListenError, Planned, plan, reverse_names
 from opensipspy.server.logs import NOTICE, Logs
 from opensipspy.server.options import Options
@@ -76,9 +76,11 @@ STATUS_GROUP: Final = "core"
 class LazyDns(DnsClient):
     """Imports the resolver's library when the first name has to be asked for: most servers start without."""
 
-    def __init__(self, tries: int, timeout_s: float) -> None:
+    def __init__(self, tries: int, timeout_s: float, took: Callable[[str, float], None]) -> None:
+        """took(name, seconds) is told of each question that was answered or given up."""
         self._tries = tries
         self._timeout_s = timeout_s
+        self._took = took
         self._client: DnsClient | None = None
 
     async def query(self, name: str, kind: str) -> list[Record]:
@@ -86,7 +88,11 @@ class LazyDns(DnsClient):
             from opensipspy.net.cares import CaresClient
 
             self._client = CaresClient(None, self._tries, self._timeout_s)
-        return await self._client.query(name, kind)
+        started = time.monotonic()
+        try:
+            return await self._client.query(name, kind)
+        finally:
+            self._took(name, time.monotonic() - started)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -99,11 +105,11 @@ class Control(ServerControl):
     def __init__(self, server: Server) -> None:
         self._server = server
         self.argv = server.options.argv
-        self.started_at = time.time()
+        self.started_at = server.core.time()
         self.version = f"opensipspy ({__version__} ({platform.machine()}/{platform.system().lower()}))"
 
     def time(self) -> float:
-        return time.time()
+        return self._server.core.time()
 
     def processes(self) -> list[ProcessInfo]:
         sockets = ", ".join(socket.text for socket in self._server.core.sockets)
@@ -196,6 +202,7 @@ class Server:
         self.readiness = Readiness(os.environ.get("NOTIFY_SOCKET", ""))
         self.started: list[Module] = []
         self.exit_status = 0
+        self.slow_lookups = 0
         self._stopping = asyncio.Event()
         self._pid_files: list[PidFile] = []
         self._cpu_marks: list[tuple[float, float]] = []
@@ -262,7 +269,7 @@ class Server:
         self._write_pid_files()
         become(uid, gid, options.user)
         self._start_resolver()
-        self._declare_statistics()
+        Figures(self.core.stats, self).declare()
         self._register_commands()
         await self._start_modules()
         self.routes.start()
@@ -350,7 +357,7 @@ class Server:
         except OSError:
             hosts = {}
         self.core.resolver = Resolver(
-            LazyDns(max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time))),
+            LazyDns(max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time)), self._looked_up),
             ResolverSettings(
                 protocols=self.network.protocols(),
                 v4=any(not socket.is_v6 for socket in self.core.sockets),
@@ -362,6 +369,16 @@ class Server:
             self.core.random,
             hosts,
         )
+
+    def _looked_up(self, name: str, took_s: float) -> None:
+        """A name server was asked: too slow an answer is told (`exec_dns_threshold`)."""
+        threshold_s = self.loaded.globals.exec_dns_threshold / 1e6
+        if not 0 < threshold_s < took_s:
+            return
+        self.slow_lookups += 1
+        took_us = int(took_s * 1e6)
+        LOG.warning("the look-up of %s took %d us", name, took_us)
+        self.core.events.raise_event("E_CORE_THRESHOLD", {"source": "dns", "time": str(took_us), "extra": name})
 
     async def _start_modules(self) -> None:
         self.core.find_repliers()
@@ -390,49 +407,6 @@ class Server:
         TcpCommands(core.mi, Connections(self.network, core.now)).register()
         CoreEvents(core, self.logs, self.loaded.globals).register()
         LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()
-
-    def _declare_statistics(self) -> None:
-        stats, core = self.core.stats, self.core
-        started = time.time()
-        stats.computed("core", "timestamp", lambda: int(time.time() - started), help="Seconds since the start.")
-        for name in ("udp", "tcp", "tls"):
-            number = sip.proto_number(name)
-            stats.computed("net", f"waiting_{name}", partial(self.network.waiting, number), help="Bytes waiting.")
-        for name, seconds in (("load", 1), ("load1m", 60), ("load10m", 600)):
-            stats.computed("load", name, partial(self.load, seconds), help=f"CPU use of the last {seconds} s, percent.")
-            stats.computed("load", f"{name}-all", partial(self.load, seconds), help="The same for all processes.")
-        stats.computed("load", "processes_number", lambda: 1, help="Processes of the server.")
-        resolver = core.resolver
-        if resolver is not None:
-            stats.computed("dns", "dns_total_queries", lambda: resolver.queries, help="Questions to name servers.")
-            stats.computed("dns", "dns_failed_queries", lambda: resolver.failures, help="Questions without an answer.")
-        stepper = core.stepper
-        gauges: dict[str, Callable[[], int]] = {
-            "suspended_runs": lambda: len(stepper.suspended),
-            "suspended_runs_limit": lambda: stepper.most_suspended,
-            "suspended_runs_refused": lambda: stepper.refused,
-            "suspended_runs_timed_out": lambda: stepper.timed_out,
-            "pending_timers": lambda: core.pending_timers,
-            "log_lines_lost": lambda: self.logs.lost,
-            "memory_kib": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        }
-        udp, tcp = self.network.transport(sip.PROTO_UDP), self.network.transport(sip.PROTO_TCP)
-        if isinstance(udp, UdpTransport):
-            gauges |= {
-                "udp_send_errors": lambda: udp.traffic.send_errors,
-                "udp_dropped_out": lambda: udp.traffic.dropped_out,
-            }
-        if isinstance(tcp, TcpTransport):
-            gauges |= {
-                "tcp_connections": lambda: len(tcp.connections()),
-                "tcp_connections_limit": lambda: tcp.settings.max_connections,
-                "tcp_connections_refused": lambda: tcp.traffic.refused,
-                "tcp_framing_errors": lambda: tcp.framing_errors,
-                "tcp_send_errors": lambda: tcp.traffic.send_errors,
-                "tcp_dropped_out": lambda: tcp.traffic.dropped_out,
-            }
-        for name, function in gauges.items():
-            stats.computed("server", name, function)
 
     def load(self, seconds: int) -> int:
         """Processor time of the last seconds in percent of one core."""

@@ -44,6 +44,7 @@ GLOBALS: dict[str, Any] = {
     "dns_retr_time": -1,
     "dns_try_ipv6": False,
     "dns_try_naptr": True,
+    "exec_dns_threshold": 0,
     "exec_msg_threshold": 0,
     "given": frozenset({"disable_stateless_fwd"}),
     "maxbuffer": 262144,
