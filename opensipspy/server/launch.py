@@ -29,7 +29,7 @@ from opensipspy.server.server import Server, new_event_loop
 OK: Final = 0
 FAILED: Final = 1
 # Objects made and not yet freed before the youngest generation is searched; rounds of one before the next older one.
-COLLECTOR_THRESHOLDS: Final = (10_000, 10, 20)
+COLLECTOR_THRESHOLDS: Final = (5_000, 10, 10)
 
 LOG: Final = logging.getLogger("opensipspy.core")
 

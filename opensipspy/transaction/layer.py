@@ -579,6 +579,7 @@ class TransactionLayer:
                 branch.cancel.branch = None
             branch.branch = None
         transaction.branches = []
+        transaction.final = None
 
     # -- time ----------------------------------------------------------------------------------------------------
 
