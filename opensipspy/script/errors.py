@@ -83,7 +83,7 @@ class Finding(NamedTuple):
 class ScriptErrors(Exception):
     """A script that cannot run: all findings of it, not the first only.
 
-    script: what the parser could read in spite of them, None when that is nothing.
+    source: gives the lines of a file. script: what the parser could read in spite of them, None when that is nothing.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class ScriptErrors(Exception):
     ) -> None:
         self.script: Script | None = script
         self.findings: list[Finding] = in_order(findings)
-        self._source = source or (lambda file: ())
+        self.source: Callable[[str], Sequence[str]] = source or (lambda file: ())
         super().__init__(f"{sum(f.severity == ERROR for f in self.findings)} errors in the script")
 
     def render(self) -> str:
         """All findings with their source lines, and a count."""
-        return render(self.findings, self._source)
+        return render(self.findings, self.source)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

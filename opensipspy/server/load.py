@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from opensipspy import script as language
 from opensipspy import sip
 from opensipspy.db import DbDriver
-from opensipspy.module import Module, ModuleLoadError, ParamError, find_module
+from opensipspy.module import Module, ModuleLoadError, ParamError, find_module, module_names
+from opensipspy.module.describe import describe
 from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
-from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors
+from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors, in_order
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.errors import LoadError
 from opensipspy.server.listening import Listen, parse_listen
@@ -54,6 +56,7 @@ class Loaded:
         self.services = services
         self.modules = modules
         self.warnings: list[str] = []
+        self.findings: list[Finding] = []
 
     def in_order(self) -> list[Module]:
         """The modules so that each comes after those that it requires or wants; else as the script loads them."""
@@ -211,13 +214,48 @@ def _assemble(options: Options, script: Any) -> Loaded:
     for module in modules.values():
         module.declare(catalogue)
     if not script.compiled:
-        findings += language.check(script, catalogue)
+        findings += language.check(script, catalogue, ModuleOf(script.mpath))
     if has_errors(findings):
         raise ScriptErrors(findings, script.file_lines)
     program = language.compile_script(script, catalogue)
     loaded = Loaded(script, program, catalogue, services, modules)
+    loaded.findings = in_order(findings)
     loaded.warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []
     return loaded
+
+
+class ModuleOf:
+    """Names the module that has a function. Modules are only looked into when a script calls what it has not loaded."""
+
+    def __init__(self, mpath: Sequence[str]) -> None:
+        self._mpath = mpath
+        self._modules: dict[str, str] | None = None
+
+    def __call__(self, function: str) -> str:
+        """The module's name, "" when no module that can be imported has such a function."""
+        if self._modules is None:
+            self._modules = {}
+            for name in module_names():
+                try:
+                    cls = find_module(name, self._mpath)
+                except ModuleLoadError:
+                    continue
+                for entry in describe(cls)["functions"]:
+                    self._modules.setdefault(entry["name"], cls.name)
+        return self._modules.get(function, "")
+
+
+def examine(options: Options) -> tuple[list[Finding], Callable[[str], Sequence[str]]]:
+    """Everything there is to say about a script, and the lines of its files; nothing is started. Raises LoadError."""
+    options.check_only = max(options.check_only, 1)
+    try:
+        loaded = load(options)
+    except LoadError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ScriptErrors):
+            raise
+        return cause.findings, cause.source
+    return loaded.findings, loaded.script.file_lines
 
 
 def cache_folder() -> Path:
