@@ -159,7 +159,11 @@ def compare_text(run: Run, op: int, left: Value, right: str) -> int:
 def compare_int(run: Run, op: int, left: Value, right: int) -> int:
     """`$variable op number`; a string on the left is an error, as in the C server."""
     if isinstance(left, int):
-        return _ordered(op, (left > right) - (left < right))
+        if left == right:
+            return 1 if op in (OP_EQ, OP_LE, OP_GE) else 0
+        if left > right:
+            return 1 if op in (OP_GT, OP_NE, OP_GE) else 0
+        return 1 if op in (OP_LT, OP_NE, OP_LE) else 0
     if left is None:
         return 1 if op == OP_NE else 0
     report(run, f"invalid {_OPERATORS[op]} operation: left is a string, right is an integer", L_WARN)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # hashlib's names by the names of RFC 8760 in upper case, without -SESS.
 _HASHES: Final = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
 _PARAMETER_LIMIT: Final = 64
+# Lower-case tokens, which need no second look.
+_USUAL_NAMES: Final = frozenset(
+    ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque", "stale")
+)
 
 
 class Credentials:
@@ -102,32 +106,39 @@ def parse_credentials(text: str, offset: int = 0) -> Credentials:
     if found.scheme.lower() in ("basic", "bearer"):
         found.token = text[i:].strip(SPACES)
         return found
+    seen: set[str] = set()
     while i < end:
         comma = find_unquoted(text, ",", i, end)
         stop = end if comma < 0 else comma
-        _read_parameter(found, text, i, stop, offset)
+        _read_parameter(found, text, i, stop, offset, seen)
         i = stop + 1
     if found.params and text[-1] == ",":
         raise ParseError("empty authentication parameter", offset + end)
     return found
 
 
-def _read_parameter(found: Credentials, text: str, start: int, end: int, offset: int) -> None:
+def _read_parameter(found: Credentials, text: str, start: int, end: int, offset: int, seen: set[str]) -> None:
     equal = text.find("=", start, end)
     if equal < 0:
         raise ParseError("authentication parameter without a value", offset + start)
     name = text[start:equal].strip(SPACES)
     value = text[equal + 1 : end].strip(SPACES)
-    if not is_token(name):
-        raise ParseError("name of an authentication parameter is not a token", offset + start)
-    if value[:1] == '"' and skip_quoted(value, 0, len(value)) != len(value):
-        raise ParseError("text after a quoted string", offset + equal)
-    name = name.lower()
-    value = unquote(value)
+    if name not in _USUAL_NAMES:
+        if not is_token(name):
+            raise ParseError("name of an authentication parameter is not a token", offset + start)
+        name = name.lower()
+    if value[:1] == '"':
+        if "\\" not in value and value.find('"', 1) == len(value) - 1 > 0:
+            value = value[1:-1]
+        elif skip_quoted(value, 0, len(value)) != len(value):
+            raise ParseError("text after a quoted string", offset + equal)
+        else:
+            value = unquote(value)
     if len(found.params) >= 2 * _PARAMETER_LIMIT:
         raise ParseError("too many authentication parameters", offset + start)
-    if found.param(name) is not None:
+    if name in seen:
         raise ParseError("authentication parameter stands twice", offset + start)
+    seen.add(name)
     found.params.append(name)
     found.params.append(value)
     if name == "username":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import pytest
@@ -268,6 +269,35 @@ def test_many_pending_transactions_take_little_memory_and_leave_none() -> None:
         at = bench.layer.next_wake()
     assert len(bench.layer) == 0
     assert bench.layer.pending_timers == 0
+
+
+def test_an_ended_transaction_needs_no_collector() -> None:
+    """Thousands end each second: a cycle among the machines of one would stay in memory until gc looks for it."""
+
+    def alive() -> int:
+        return sum(isinstance(thing, Transaction | Branch) for thing in gc.get_objects())
+
+    def life() -> None:
+        bench, (first, second) = context(2)
+        settle(bench, first, 486)
+        settle(bench, second, 200)
+        respond(200)(bench, 1.0)
+        at = bench.layer.next_wake()
+        while at is not None:
+            bench.layer.wake(at)
+            at = bench.layer.next_wake()
+        assert len(bench.layer) == 0
+        del bench.transaction
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(10):
+            life()
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def test_replies_of_a_local_request_are_delivered_like_any_other() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import struct
 from typing import Final
@@ -86,4 +85,4 @@ class Nonces:
         return True
 
     def _mac(self, fields: bytes) -> bytes:
-        return hmac.new(self._secret, fields, hashlib.sha256).digest()[:MAC_BYTES]
+        return hmac.digest(self._secret, fields, "sha256")[:MAC_BYTES]
