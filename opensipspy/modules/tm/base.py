@@ -57,6 +57,8 @@ class TmBase(Module, TmApi):
     final_5xx = Stat("Transactions that ended with 5xx.", name="5xx_transactions")
     final_6xx = Stat("Transactions that ended with 6xx.", name="6xx_transactions")
     inuse_transactions = Stat("Transactions in memory.", no_reset=True, computed="count_transactions")
+    refused_transactions = Stat("Requests answered 503 because too many transactions were open.")
+    transactions_limit = Stat("As many transactions may be open.", no_reset=True, computed="most_transactions")
     retransmission_req_T1_1 = Stat("First retransmissions of requests.")
     retransmission_req_T1_2 = Stat("Second retransmissions of requests.")
     retransmission_req_T1_3 = Stat("Third retransmissions of requests.")
@@ -112,6 +114,10 @@ class TmBase(Module, TmApi):
     def count_transactions(self) -> int:
         """`inuse_transactions`."""
         return len(self.flow.layer)
+
+    def most_transactions(self) -> int:
+        """`transactions_limit`."""
+        return self.flow.most_transactions
 
     def count_uas(self) -> None:
         if self.enable_stats:

@@ -90,6 +90,11 @@ CONTEXT: Final = "tm"
 ERROR_REPLY: Final = "error_reply"
 """Key in `Run.ctx` of the (code, reason) that describes the last failure; `sl_reply_error()` sends it."""
 
+MOST_TRANSACTIONS: Final = 200_000
+"""As many may be open at once; at 4 to 6 kB each that is 1 GB."""
+
+RETRY_AFTER_S: Final = 5
+
 MAX_HEADERS: Final = 16384
 """Most characters of header lines that a script may attach to one transaction."""
 
@@ -141,6 +146,7 @@ class Flow(Hooks):
         self.tm: TmLocal = tm
         self.core: Core = core
         self.layer: TransactionLayer = TransactionLayer(settings, self, core.random)
+        self.most_transactions: int = MOST_TRANSACTIONS
         self.minor_flag: int = 0
         self.no_connection_branch: int = connection_flag(core, "branch", NO_CONNECTION_FOR_BRANCH)
         self.no_connection_reply: int = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
@@ -212,6 +218,8 @@ class Flow(Hooks):
         if old is not None:
             layer.retransmission(old, now)
             return 0
+        if len(layer) >= self.most_transactions:
+            return self._refuse(run)
         transaction = layer.create(msg, key, now)
         transaction.upstream = reply_target(run)
         transaction.reliable = msg.source.proto != sip.PROTO_UDP
@@ -225,6 +233,18 @@ class Flow(Hooks):
             self.reply_locally(transaction, 100, "Giving it a try")
         self.arm()
         return 1
+
+    def _refuse(self, run: Run) -> int:
+        """One transaction more would be too many: the caller is told to come again, and nothing is kept of it."""
+        msg = run.msg
+        self.tm.refused_transactions.inc()
+        self.core.log.warning("tm: %d transactions are open, a request is refused", len(self.layer))
+        headers = f"Retry-After: {RETRY_AFTER_S}\r\n"
+        tag = "" if msg.to_tag else f"{self.tag_prefix}-{call_hash(msg.call_id):x}"
+        data = sip.build_reply(msg, 503, "Service Unavailable", tag, headers, b"", "", self.tm.server_line())
+        self.core.send(data, reply_target(run))
+        run.handled = True
+        return 0
 
     def _take_armed(self, run: Run, transaction: Transaction) -> None:
         found = run.ctx.get(CONTEXT)
@@ -708,6 +728,9 @@ class Flow(Hooks):
         if transaction.local:
             self._complete_local(transaction, msg.status, msg.reason, msg, branch)
             return
+        if msg.status < 200 and transaction.request is not None and not transaction.busy > 1:
+            # It rings, and people let it ring for long.
+            transaction.request.forget_parsed()
         data = sip.build_forwarded_reply(msg, run.edits, transaction.upstream.socket)
         if 200 <= msg.status < 300 and transaction.invite:
             if branch.to_tags is None:
@@ -1009,6 +1032,10 @@ class Flow(Hooks):
 
     def resent_request(self, client: Client) -> None:
         self.tm.count_resent_request(client.sends - 1)
+        request = client.transaction.request
+        if request is not None and client.sends == 2:
+            # The next hop is slow or gone: this may take long.
+            request.forget_parsed()
 
     def resent_reply(self, transaction: Transaction) -> None:
         self.tm.count_resent_reply()

@@ -42,6 +42,9 @@ class TmLocal(TmBase):
         socket: Socket | None = None,
         context: str = "",
     ) -> Reply:
+        if len(self.flow.layer) >= self.flow.most_transactions:
+            self.refused_transactions.inc()
+            return Reply(503, "Too many transactions")
         try:
             found = self.core.locate(next_hop or ruri)
             targets = found if isinstance(found, list) else await found
