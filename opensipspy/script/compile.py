@@ -33,6 +33,8 @@ _BINARY: Final = {
     "<<": "_op_shl",
     ">>": "_op_shr",
 }
+# Scripts that call it, and only those, are compiled so that each statement can be logged.
+TRACER: Final = "script_trace"
 _ENDS: Final = (tree.Exit, tree.Drop, tree.Return, tree.Break, tree.Async)
 
 
@@ -62,6 +64,7 @@ class Compiler:
         self.recipes: dict[str, Recipe] = {}
         self._slots: dict[Recipe, str] = {}
         self.uses_code = _reads_code(script)
+        self.traced = any(call.name == TRACER for block in script.blocks for call in calls_of(block.body))
         self.slots = {id(block): f"_r{number}" for number, block in enumerate(script.blocks)}
         self.named = {block.name: block for block in reversed(script.blocks) if block.kind == kinds.REQUEST}
         self.error_block = next((block for block in script.blocks if block.kind == kinds.ERROR), None)
@@ -276,9 +279,23 @@ class RouteEmitter:
     def _body(self, statements: Iterable[Stm]) -> None:
         for statement in statements:
             self._pos = statement.pos
+            if self.c.traced:
+                place = ast.Constant(f"{statement.pos.file}:{statement.pos.line}")
+                self._emit(ast.Expr(self._call("_trace", self._run, place, ast.Constant(self._action(statement)))))
             getattr(self, f"_stm_{type(statement).__name__.lower()}")(statement)
             if isinstance(statement, _ENDS):
                 break
+
+    def _action(self, node: Stm) -> str:
+        """What script_trace() calls a statement: "module t_relay", "core xlog", "assign equal"."""
+        if isinstance(node, tree.Call):
+            decl = self.c.catalogue.function(node.name)
+            return f"{'core' if decl is None or decl.module == 'core' else 'module'} {node.name}"
+        if isinstance(node, tree.Assign):
+            return "assign equal" if node.op in ("=", ":=") else f"assign {node.op}"
+        if isinstance(node, tree.Log):
+            return f"core {node.keyword}"
+        return "core " + ("route" if isinstance(node, tree.RouteCall) else type(node).__name__.lower())
 
     def _stm_call(self, node: tree.Call) -> None:
         self._function(node)
@@ -435,9 +452,8 @@ class RouteEmitter:
             level = ast.Constant(runtime.L_ERR if node.keyword == "xlog" else runtime.L_DBG)
         elif isinstance(node.level, tree.Number):
             level = ast.Constant(node.level.value)
-        elif "$" in node.level.value:
-            value = self._global("value", node.level.value, node.level.pos.file, node.level.pos.line)
-            dynamic = ast.Call(value, [self._run], [])
+        elif node.level.value.startswith("$"):
+            dynamic = self._read(tree.Var(node.level.pos, node.level.value))
             self._emit(ast.Expr(self._call("_xlog_dynamic", self._run, dynamic, text)))
             return
         else:

@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from opensipspy.script import uris
+from opensipspy.script import runtime, uris
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl, Waits
 from opensipspy.script.kinds import ALL
 from opensipspy.script.run import (
@@ -25,6 +25,7 @@ from opensipspy.script.run import (
 from opensipspy.script.runtime import L_INFO, report
 from opensipspy.script.services import ScriptServices
 from opensipspy.script.variables_branch import add_branch, main_branch, set_main_branch
+from opensipspy.script.varsyntax import FormatString, parse_format_text
 from opensipspy.sip import ParseError, Socket, parse_name_addr_list, parse_uri
 
 VIA_WORDS: Final = ("force-rport", "add-local-rport", "reply-to-via", "force-tcp-alias")
@@ -448,12 +449,22 @@ class CoreFunctions:
         return 1
 
     def script_trace(
-        self, run: Run, log_level: int | None = None, pv_format_string: str | None = None, info: str | None = None
+        self,
+        run: Run,
+        log_level: int | None = None,
+        pv_format_string: FormatString | None = None,
+        info: str | None = None,
     ) -> int:
-        """Log each statement from here on with the values of a format; without parameters it ends."""
+        """Log each statement that this message reaches from here on, at `log_level`, with the values of a format.
+
+        It ends with the message's routes, or with script_trace() without parameters. Scripts that do not mention the
+        function pay nothing for it.
+        """
         if log_level is None:
-            return self.services.script_trace(run, 0, "", "")
-        return self.services.script_trace(run, log_level, pv_format_string or "", info or "")
+            run.ctx.pop(runtime.TRACE, None)
+        else:
+            run.ctx[runtime.TRACE] = runtime.Trace(log_level, pv_format_string, info or "")
+        return 1
 
     # -- the table
 
@@ -547,7 +558,12 @@ class CoreFunctions:
             self.script_trace,
             (
                 number("log_level", True),
-                ParamDecl("pv_format_string", optional=True, no_expand=True),
+                ParamDecl(
+                    "pv_format_string",
+                    optional=True,
+                    no_expand=True,
+                    fixup=prepared(lambda text: parse_format_text(text, catalogue)),
+                ),
                 ParamDecl("info", optional=True, static=True),
             ),
         )

@@ -254,6 +254,7 @@ HELPERS: Final[dict[str, object]] = {
     "_xlog": runtime.xlog,
     "_xlog_dynamic": runtime.xlog_dynamic,
     "_report": runtime.report,
+    "_trace": runtime.trace,
     "_bit_not": runtime.bit_not,
     "_negate": runtime.negate,
     "_op_add": runtime.add,

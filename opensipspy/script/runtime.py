@@ -25,6 +25,9 @@ from opensipspy.script.run import Run, Value
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# Key in `Run.ctx` of what script_trace() asked for.
+TRACE: Final = "core.trace"
+
 L_ALERT: Final = -3
 L_CRIT: Final = -2
 L_ERR: Final = -1
@@ -92,6 +95,27 @@ def level_of(word: str) -> int:
     if len(word) < 3 or word[2].upper() not in letters:
         raise ValueError(f"{word!r} is no log level")
     return letters[word[2].upper()]
+
+
+class Trace:
+    """What script_trace() asked for: a log level, what to show with each statement, and a mark of the region."""
+
+    __slots__ = ("info", "level", "values")
+
+    def __init__(self, level: int, values: Callable[[Run], str] | None, info: str) -> None:
+        self.level: int = level
+        self.values: Callable[[Run], str] | None = values
+        self.info: str = info
+
+
+def trace(run: Run, place: str, action: str) -> None:
+    """Log the statement that comes next, if the message is traced."""
+    found = run.ctx.get(TRACE)
+    if not isinstance(found, Trace) or run.services is None:
+        return
+    mark = f"[{found.info}]" if found.info else ""
+    shown = found.values(run) if found.values is not None else ""
+    run.services.log(found.level, f"[Script Trace][{place}]{mark}[{action}] -> ({shown})")
 
 
 def xlog(run: Run, level: int, text: Callable[[Run], str]) -> int:

@@ -155,9 +155,3 @@ class ScriptServices(ABC):
         """Run launch()'s work as a task of the server, which logs what goes wrong in it."""
         work.close()
         self.log(-1, "launch() needs a server that can run tasks")
-
-    # -- tracing
-
-    def script_trace(self, run: Run, level: int, format_text: str, info: str) -> int:
-        """Trace this message's statements at a log level; level 0 with an empty format turns it off."""
-        return -1

@@ -480,11 +480,6 @@ def test_a_connection_is_closed() -> None:
     assert bench.call("tcp_close_conn", "192.0.2.2:5060") == -1
 
 
-def test_tracing_without_support_says_so() -> None:
-    assert Caller().call("script_trace") == -1
-    assert Caller().call("script_trace", 3, "$rm", "here") == -1
-
-
 @pytest.mark.parametrize("name", sorted(Bench().catalogue.functions))
 def test_no_function_raises_on_null(name: str) -> None:
     """NULL for every text and extremes for every number: a code comes back, in a request and in a reply."""
