@@ -229,7 +229,9 @@ def test_arguments_arrive_prepared() -> None:
 def test_a_value_that_a_function_cannot_take_makes_the_call_fail() -> None:
     """The call is not made and counts as -1; the log names the function."""
     lab = Lab()
-    script = '$var(n) = "3"; if (even("$var(n)")) note("no"); else note("odd"); give("x$var(n)"); note("on");'
+    script = (
+        '$var(n) = "3"; if (even("$var(n)")) note("no"); else note("odd"); $var(n) = "x3"; give($var(n)); note("on");'
+    )
     assert lab.body(script) == ["odd", "on"]
     assert "even(): 3 is odd" in lab.log
     assert "give(): a number is needed, not 'x3'" in lab.log
