@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from opensipspy.script.program import Image, Program, RouteImage
 
 MAGIC: Final = b"opensipspy-program-1\n"
 MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_FOLDER_DEPTH: Final = 4
 
 
 class CachedScript:
@@ -66,9 +68,11 @@ class ProgramCache:
         """The compiled form of a script, None when there is none that is up to date."""
         file = self._file(path, preprocessor)
         data = self._read(file)
-        if data is None or data.get("key") != _key(data.get("files", ()), preprocessor):
+        if data is None:
             return None
         try:
+            if data["key"] != _key(data["files"], preprocessor, data["globals"]["mpath"]):
+                return None
             return CachedScript(path, data)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
@@ -77,7 +81,7 @@ class ProgramCache:
         """Keep a compiled script; False when it cannot be kept. Scripts from standard input are not."""
         if script.compiled or script.path == "-":
             return False
-        key = _key(script.files, script.preprocessor)
+        key = _key(script.files, script.preprocessor, script.mpath)
         if key is None:
             return False
         data = {
@@ -142,24 +146,35 @@ def _private(path: Path) -> bool:
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _key(files: object, preprocessor: str) -> str | None:
+def _marks(folder: str, depth: int) -> Iterator[str]:
+    """Name, size and time of each source below a folder: what a module declares is in the compiled code."""
+    if not os.path.isdir(folder):
+        yield f"no {folder}\0"
+        return
+    for entry in sorted(os.scandir(folder), key=lambda each: each.name):
+        if entry.name.endswith((".py", ".so", ".lark")):
+            found = entry.stat()
+            yield f"{entry.name}\0{found.st_size}\0{found.st_mtime_ns}\0"
+        elif depth < MAX_FOLDER_DEPTH and entry.name[:1] not in ("_", ".") and entry.is_dir():
+            yield f"{entry.name}/\0"
+            yield from _marks(entry.path, depth + 1)
+
+
+def _key(files: object, preprocessor: str, mpath: object) -> str | None:
     """What the compiled form depends on; None when a file cannot be read.
 
     With a preprocessor the output may depend on anything (the environment, the time), so it is never the same twice.
     """
-    if preprocessor or not isinstance(files, list | tuple):
+    if preprocessor or not isinstance(files, list | tuple) or not isinstance(mpath, list | tuple):
         return None
     digest = hashlib.sha256()
     digest.update(f"{sys.version}\0{opensipspy.__version__}\0{preprocessor}\0".encode())
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package, package / "modules", package / "script", package / "dbdrivers", package / "mi"):
-        try:
-            for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-                if entry.is_file() and entry.name.endswith((".py", ".so")):
-                    found = entry.stat()
-                    digest.update(f"{entry.name}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
-        except OSError:
-            return None
+    try:
+        for folder in (Path(__file__).resolve().parent.parent, *mpath):
+            for mark in _marks(os.fspath(folder), 0):
+                digest.update(mark.encode("utf-8", "surrogateescape"))
+    except OSError:
+        return None
     for name in files:
         try:
             with open(name, "rb") as file:

@@ -139,8 +139,11 @@ class _Checker:
                 if id(target) not in reached:
                     reached.add(id(target))
                     todo.append(target)
+        twice = {id(b) for b in self.script.blocks if self.named[b.kind].get(b.name) is not b}
         armed = kinds.FAILURE | kinds.BRANCH | kinds.ONREPLY
         for block in self.script.blocks:
+            if id(block) in twice:
+                continue
             if id(block) not in reached and id(block) not in self.used:
                 self.warn(block.name_pos, "unused-route", f"no statement calls route[{block.name}]")
             elif block.kind & armed and block.name and id(block) not in self.used:
@@ -167,7 +170,8 @@ class _Checker:
             self._statement(statement, loop)
             if isinstance(statement, _ENDING) and index + 1 < len(body):
                 after = body[index + 1]
-                if not isinstance(after, tree.Break):
+                stray = isinstance(statement, tree.Break) and not loop
+                if not isinstance(after, tree.Break) and not stray:
                     word = type(statement).__name__.lower()
                     self.warn(after.pos, "unreachable", f"this is never reached: '{word}' stands before it")
                 for rest in body[index + 1 :]:
@@ -314,8 +318,9 @@ class _Checker:
     def _log(self, node: tree.Log) -> None:
         self._format(node.text)
         if isinstance(node.level, tree.Text):
-            if "$" in node.level.value:
-                self._format(node.level)
+            if node.level.value.startswith("$"):
+                pos = node.level.pos._replace(col=node.level.pos.col + 1)
+                self._variable(tree.Var(pos, node.level.value))
                 return
             try:
                 runtime.level_of(node.level.value)
@@ -447,11 +452,9 @@ class _Checker:
         self._constant(decl, param, arg, what)
 
     def _int_text(self, what: str, arg: tree.Text) -> None:
-        if "$" in arg.value:
-            self._format(arg)
-            return
-        hint = arg.value if arg.value.lstrip("-").isdigit() else ""
-        self.error(arg.pos, "type", f"{what} must be a number, not a string", hint and f"write {hint} without quotes")
+        text = arg.value
+        hint = f"write {text} without quotes" if text.lstrip("-").isdigit() or text.startswith("$") else ""
+        self.error(arg.pos, "type", f"{what} must be a number or a variable, not a string", hint)
 
     def _var_argument(self, what: str, param: ParamDecl, arg: Any) -> None:
         if not isinstance(arg, tree.Var):

@@ -63,7 +63,8 @@ class Compiler:
         self.catalogue = catalogue
         self.recipes: dict[str, Recipe] = {}
         self._slots: dict[Recipe, str] = {}
-        self.uses_code = _reads_code(script)
+        self.uses_code = _reads(script, "rc", "retcode")
+        self.uses_values = _reads(script, "return")
         self.traced = any(call.name == TRACER for block in script.blocks for call in calls_of(block.body))
         self.slots = {id(block): f"_r{number}" for number, block in enumerate(script.blocks)}
         self.named = {block.name: block for block in reversed(script.blocks) if block.kind == kinds.REQUEST}
@@ -151,9 +152,9 @@ def _route_name(name: str) -> str:
     return "" if name == "0" else name
 
 
-def _reads_code(script: Script) -> bool:
-    """Whether `$rc` or `$retcode` stands anywhere: else no call needs to leave its result for it."""
-    words = ("$rc", "$retcode", "$(rc", "$(retcode")
+def _reads(script: Script, *names: str) -> bool:
+    """Whether one of these variables stands anywhere: else nothing needs to be left for it."""
+    words = [start + name for name in names for start in ("$", "$(")]
     return any(word in line for line in script.source.lines for word in words)
 
 
@@ -187,10 +188,18 @@ class RouteEmitter:
         if body and isinstance(body[-1], _ENDS):
             self._body(body)
         elif self.block.kind == kinds.REQUEST and self.block.name and _has_result(body):
-            self._emit(ast.Return(self._result(body)))
+            result = self._result(body)
+            self._no_values()
+            self._emit(ast.Return(result))
         else:
             self._body(body)
+            self._no_values()
             self._emit(ast.Return(ast.Constant(1)))
+
+    def _no_values(self) -> None:
+        """What an earlier route handed over with its return is gone."""
+        if self.c.uses_values:
+            self._set_run("return_values", ast.List([], ast.Load()))
 
     def _result(self, statements: Sequence[Stm]) -> ast.expr:
         """Emit statements; the expression is the result of the last one."""
@@ -429,6 +438,8 @@ class RouteEmitter:
         if node.more:
             values = [self._value(value) for value in node.more]
             self._set_run("return_values", ast.List(values, ast.Load()))
+        else:
+            self._no_values()
         if node.value is None:
             code: ast.expr = ast.Constant(1)
         elif isinstance(node.value, tree.Number):
@@ -449,7 +460,8 @@ class RouteEmitter:
         if node.keyword == "xdbg":
             level: ast.expr = ast.Constant(runtime.L_DBG)
         elif node.level is None:
-            level = ast.Constant(runtime.L_ERR if node.keyword == "xlog" else runtime.L_DBG)
+            usual = int(self.c.script.globals.xlog_print_level)
+            level = ast.Constant(usual if node.keyword == "xlog" else runtime.L_DBG)
         elif isinstance(node.level, tree.Number):
             level = ast.Constant(node.level.value)
         elif node.level.value.startswith("$"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
-
-from lark import Token
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opensipspy.script.errors import ERROR, Finding, Pos
 from opensipspy.script.names import removed_global
+
+if TYPE_CHECKING:
+    # Only the parser has words to read; a start with a kept program does not load Lark.
+    from lark import Token
 
 BOOL: Final = "bool"
 INT: Final = "int"

@@ -235,6 +235,9 @@ def _block(tokens: list[Token], script: Script) -> None:
             parsed = _parse("block", tokens)
         except UnexpectedToken as error:
             found.append(_unexpected(error, tokens, script))
+            if len(found) > 1 and found[-1].pos[:3] == found[-2].pos[:3]:
+                # The repair of a moment ago did not help: nothing new is said of this place.
+                found.pop()
             repaired = _completed(tokens, error, found[-1]) or _without_statement(tokens, error)
             if repaired is None:
                 break
@@ -341,6 +344,9 @@ def _without_statement(tokens: list[Token], error: UnexpectedToken) -> list[Toke
         end += 1
     if end >= len(tokens):
         return None
+    in_switch = tokens[begin].type in ("CASE", "DEFAULT") or (
+        tokens[begin - 1].type == "LBRACE" and begin >= 5 and tokens[begin - 5].type == "SWITCH"
+    )
     patch: list[Token] = []
     if tokens[end].type == "LBRACE":
         # The head of a block: any other head keeps the block's own statements in the text.
@@ -350,9 +356,10 @@ def _without_statement(tokens: list[Token], error: UnexpectedToken) -> list[Toke
             token.value = 1 if kind == "INT" else text
             patch.append(token)
     else:
-        filler = Token("SEMI", ";")
-        _borrow_place(filler, tokens[index])
-        patch.append(filler)
+        if not in_switch:
+            filler = Token("SEMI", ";")
+            _borrow_place(filler, tokens[index])
+            patch.append(filler)
         if tokens[end].type == "SEMI":
             end += 1
         elif begin == end and tokens[end].type == "RBRACE" and end == len(tokens) - 1 and index == end:
