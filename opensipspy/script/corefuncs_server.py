@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from opensipspy.script.corefuncs import prepared
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl, Waits
 from opensipspy.script.kinds import ALL
-from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Run, Value, VarRef
 from opensipspy.script.runtime import report
 from opensipspy.script.services import ScriptServices
@@ -147,14 +146,14 @@ class ServerFunctions:
 
     def use_blacklist(self, run: Run, bl_name: str) -> int:
         """Keep this message from going where the list says."""
-        used = run.ctx.setdefault(USED_BLACKLISTS, set())
+        used = run.ctx.setdefault(USED_BLACKLISTS, set(self.services.blacklist_defaults()))
         if isinstance(used, set):
             used.add(bl_name)
         return 1
 
     def unuse_blacklist(self, run: Run, bl_name: str) -> int:
         """Take use_blacklist() back."""
-        used = run.ctx.get(USED_BLACKLISTS)
+        used = run.ctx.setdefault(USED_BLACKLISTS, set(self.services.blacklist_defaults()))
         if isinstance(used, set):
             used.discard(bl_name)
         return 1
@@ -169,8 +168,8 @@ class ServerFunctions:
         pattern: str | None = None,
         expire: int | None = None,
     ) -> int:
-        """Add "[!]address[/prefix]" to a list, for `expire` seconds or for ever."""
-        if not ip or not self._pattern_is_good(run, pattern):
+        """Add "[!]address[/prefix]" to a list, for `expire` seconds or for ever; `pattern` as a shell has it."""
+        if not ip:
             return -1
         return self.services.blacklist_add(bl_name, ip, port or 0, proto or "", pattern or "", expire or 0)
 
@@ -197,15 +196,6 @@ class ServerFunctions:
     ) -> int:
         """True when the list bars the destination."""
         return self.services.blacklist_check(bl_name, ip, port or 0, proto or "", pattern or "") if ip else -1
-
-    def _pattern_is_good(self, run: Run, pattern: str | None) -> bool:
-        if pattern:
-            try:
-                Pattern(pattern)
-            except ValueError as error:
-                report(run, f"bad regular expression: {error}")
-                return False
-        return True
 
     # -- events and status
 

@@ -101,6 +101,10 @@ class ScriptServices(ABC):
     def blacklist_known(self, name: str) -> bool:
         return False
 
+    def blacklist_defaults(self) -> frozenset[str]:
+        """The lists that count for a message unless the script says otherwise."""
+        return frozenset()
+
     def blacklist_add(self, name: str, address: str, port: int, proto: str, pattern: str, expire_s: int) -> int:
         return -1
 

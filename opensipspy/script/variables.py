@@ -838,7 +838,7 @@ def _credentials_getter(field: str) -> VariableGet:
         credentials = _credentials(run)
         if credentials is None:
             return None
-        value = getattr(credentials, field)
+        value: Value = getattr(credentials, field)
         return or_null(value if value is None else str(value))
 
     return get
