@@ -23,6 +23,7 @@ from opensipspy.module.describe import describe, describe_catalogue, manual
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.globals import PARAMETERS
 from opensipspy.script.services import ScriptServices
+from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.core_events import EVENTS
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.figures import Figures
@@ -83,6 +84,7 @@ def core_interface() -> dict[str, Any]:
     StatusCommands(registry, nobody).register()
     TcpCommands(registry, nobody).register()
     LogConsumerCommands(registry, {}).register()
+    Blacklists(nobody).register(registry)
     CoreCounters(statistics)
     Figures(statistics, nobody).declare()
     for name, params in EVENTS.items():

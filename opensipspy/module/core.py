@@ -91,6 +91,13 @@ class Core(ABC):
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
         """Hand bytes to the network. False when they certainly do not leave; a later failure calls `on_failure`."""
 
+    def barred(self, run: Run, peer: Peer, data: bytes) -> bool:
+        """Whether a blacklist keeps the request of `run` from going to `peer`; data: as it would leave."""
+        return False
+
+    def destination_failed(self, peer: Peer) -> None:  # noqa: B027 - a core without blacklists need not remember it
+        """One of several addresses of a name did not work: it is avoided for a while, if the operator wants that."""
+
     def keep_connection(self, peer: Peer, seconds: float) -> bool:
         """Do not close the connection that `peer` names for being idle before so many seconds; False when it is not
         there."""

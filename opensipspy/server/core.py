@@ -27,6 +27,7 @@ from opensipspy.net import Network, NotFound, Place, Resolver, TcpTransport
 from opensipspy.script import kinds
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.run import Run
+from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.identity import Identity
 from opensipspy.server.stepper import Stepper
@@ -99,6 +100,7 @@ class ServerCore(Core):
         self.events = Hub(now=self.now, spawn=self.spawn)
         self.status = StatusReports(self.time, self._status_changed)
         self.identity = Identity()
+        self.blacklists = Blacklists(self.now)
         self.databases = Databases()
         self.modules: dict[str, Module] = {}
         self.resolver: Resolver | None = None
@@ -272,6 +274,12 @@ class ServerCore(Core):
             LOG.info("no connection to %s, and none is to be opened", target.peer.text)
             return False
         return self.network.send(data, target.peer, target.socket, on_failure)
+
+    def barred(self, run: Run, peer: Peer, data: bytes) -> bool:
+        return bool(self.blacklists.lists) and self.blacklists.bars(run, peer, data)
+
+    def destination_failed(self, peer: Peer) -> None:
+        self.blacklists.failed(peer)
 
     def keep_connection(self, peer: Peer, seconds: float) -> bool:
         transport = self.network.transport(peer.proto)

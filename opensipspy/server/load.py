@@ -22,6 +22,7 @@ from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors, in_order
 from opensipspy.script.program import BadRecipe, Program
+from opensipspy.server.blacklists import DNS, Blacklists
 from opensipspy.server.errors import LoadError
 from opensipspy.server.listening import Listen, parse_listen
 from opensipspy.server.options import Options
@@ -205,7 +206,10 @@ def _load(options: Options) -> Loaded:
 
 
 def _assemble(options: Options, script: Any) -> Loaded:
-    services = Services(int(script.globals.xlog_level), options.arguments)
+    names = {definition.name for definition in script.globals.blacklists}
+    if not script.globals.disable_dns_blacklist:
+        names.add(DNS)
+    services = Services(int(script.globals.xlog_level), options.arguments, names)
     catalogue = build_catalogue(services)
     findings: list[Finding] = list(script.findings)
     modules = _load_modules(script, findings)
@@ -217,6 +221,10 @@ def _assemble(options: Options, script: Any) -> Loaded:
         findings += language.check(script, catalogue, ModuleOf(script.mpath))
     if has_errors(findings):
         raise ScriptErrors(findings, script.file_lines)
+    try:
+        Blacklists(lambda: 0.0).define(script.globals.blacklists, dns=False)
+    except ValueError as error:
+        raise LoadError(f"{options.script}: {error}") from error
     program = language.compile_script(script, catalogue)
     loaded = Loaded(script, program, catalogue, services, modules)
     loaded.findings = in_order(findings)

@@ -214,6 +214,7 @@ class Server:
         core.program = self.loaded.program
         core.services = self.services
         core.modules = self.loaded.modules
+        core.blacklists.define(self.loaded.globals.blacklists, dns=not self.loaded.globals.disable_dns_blacklist)
         for module in core.modules.values():
             if isinstance(module, DbDriver):
                 core.databases.add(module)
@@ -405,6 +406,7 @@ class Server:
         EventCommands(core.mi, core.events, core.now).register()
         StatusCommands(core.mi, core.status).register()
         TcpCommands(core.mi, Connections(self.network, core.now)).register()
+        core.blacklists.register(core.mi)
         CoreEvents(core, self.logs, self.loaded.globals).register()
         LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()
 

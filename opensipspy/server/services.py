@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from opensipspy import sip
@@ -14,6 +14,7 @@ from opensipspy.module import LocateError, Target
 from opensipspy.net import TcpTransport
 from opensipspy.script.run import Run, Value
 from opensipspy.script.services import ScriptServices
+from opensipspy.server.blacklists import make_rule
 from opensipspy.server.core import ServerCore
 from opensipspy.server.logs import TO_PYTHON, Logs, clamp
 from opensipspy.sip import Peer, Socket
@@ -31,7 +32,8 @@ class Services(ScriptServices):
     _core: ServerCore
     _logs: Logs
 
-    def __init__(self, xlog_level: int, arguments: dict[str, str]) -> None:
+    def __init__(self, xlog_level: int, arguments: dict[str, str], blacklists: Iterable[str] = ()) -> None:
+        """blacklists: names of the lists that the script defines."""
         super().__init__()
         # Until the services are part of a server.
         self._now: Callable[[], float] = time.monotonic
@@ -40,6 +42,7 @@ class Services(ScriptServices):
         self._xlog = self._xlog_configured
         self._arguments = arguments
         self._process_id = os.getpid()
+        self._blacklist_names = frozenset(blacklists)
 
     def attach(self, core: ServerCore, logs: Logs) -> None:
         """Become part of a server: nothing but the start arguments can be asked for before."""
@@ -156,6 +159,9 @@ class Services(ScriptServices):
             return -1
         via = run.via_value(socket, self._branch(run))
         data = sip.build_request(run.msg, run.edits, run.ruri, via, socket)
+        if self._core.barred(run, target.peer, data):
+            SCRIPT_LOG.warning("forward: a blacklist bars %s, Call-ID %s", target.peer.text, run.msg.call_id)
+            return -1
         run.handled = True
         connect = not self._core.no_connection_branch & run.branch_flags
         if not self._core.send(data, Target(target.peer, socket, connect)):
@@ -195,6 +201,39 @@ class Services(ScriptServices):
 
     def _send_to(self, data: bytes, targets: list[Target]) -> int:
         return 1 if self._core.send(data, targets[0]) else -1
+
+    # -- blacklists
+
+    def blacklist_known(self, name: str) -> bool:
+        return name in self._blacklist_names
+
+    def blacklist_defaults(self) -> frozenset[str]:
+        return self._core.blacklists.defaults()
+
+    def blacklist_add(self, name: str, address: str, port: int, proto: str, pattern: str, expire_s: int) -> int:
+        lists = self._core.blacklists
+        try:
+            lists.put(lists.lists[name], make_rule(address, port, proto, pattern), expire_s)
+        except ValueError as error:
+            SCRIPT_LOG.error("add_blacklist_rule: %s", error)
+            return -1
+        return 1
+
+    def blacklist_delete(self, name: str, address: str, port: int, proto: str, pattern: str) -> int:
+        lists = self._core.blacklists
+        try:
+            return 1 if lists.take(lists.lists[name], make_rule(address, port, proto, pattern)) else -1
+        except ValueError as error:
+            SCRIPT_LOG.error("del_blacklist_rule: %s", error)
+            return -1
+
+    def blacklist_check(self, name: str, address: str, port: int, proto: str, pattern: str) -> int:
+        lists = self._core.blacklists
+        try:
+            return 1 if lists.check(lists.lists[name], address, port, proto, pattern) is not None else -1
+        except ValueError as error:
+            SCRIPT_LOG.error("check_blacklist_rule: %s", error)
+            return -1
 
     # -- connections
 

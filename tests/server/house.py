@@ -35,6 +35,8 @@ GLOBALS: dict[str, Any] = {
     "advertised_address": "",
     "advertised_port": 0,
     "auto_aliases": False,
+    "blacklists": (),
+    "disable_dns_blacklist": True,
     "check_via": False,
     "chroot": "",
     "debug_mode": False,

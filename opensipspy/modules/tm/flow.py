@@ -525,6 +525,7 @@ class Flow(Hooks):
         if transaction.no_dns_failover:
             targets = targets[:1]
         now = self.core.now()
+        view: Run = branch.run
         result = E_BAD_ADDRESS
         for place, target in enumerate(targets):
             if branch.socket is not None:
@@ -540,6 +541,10 @@ class Flow(Hooks):
                 self.core.log.error("tm: the request for %s cannot be built: %s", branch.uri, error)
                 self.layer.discard(branch, self.core.now())
                 return E_BAD_REQUEST
+            if self.core.barred(view, target.peer, data):
+                self.core.log.info("tm: a blacklist bars %s", target.peer.text)
+                result = E_BLOCKED
+                continue
             branch.state = INITIAL
             if self.layer.start(branch, data, target, target.peer.proto != sip.PROTO_UDP, now):
                 branch.socket = target.socket
@@ -572,6 +577,8 @@ class Flow(Hooks):
             return False
         if transaction.cancelled or transaction.answered or branch.cancelled:
             return False
+        failed: Target = branch.target
+        self.core.destination_failed(failed.peer)
         following = self.layer.add_branch(transaction, branch.uri)
         if following is None:
             return False
