@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,19 @@ def test_a_kept_script_is_the_same_program(script: Path, folder: Path) -> None:
     assert [seconds for seconds, _ in program.timer_routes] == [10]
 
 
+def test_loading_a_kept_script_needs_neither_parser_nor_checker(script: Path, folder: Path) -> None:
+    keep(script, folder)
+    code = (
+        "import sys; from opensipspy.script import ProgramCache\n"
+        "assert ProgramCache(sys.argv[1]).load(sys.argv[2]) is not None\n"
+        "print([m for m in ('opensipspy.script.parse', 'opensipspy.script.checker', 'lark.lark') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(script)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def _change_text(script: Path, folder: Path) -> None:
     script.write_text(SCRIPT + "# more\n")
 
@@ -115,6 +130,18 @@ def test_a_change_in_an_included_file_counts(script: Path, folder: Path, tmp_pat
     keep(script, folder)
     assert ProgramCache(folder).load(str(script)) is not None
     other.write_text("route[b] { drop; }\n")
+    assert ProgramCache(folder).load(str(script)) is None
+
+
+def test_a_change_in_a_module_of_mpath_counts(script: Path, folder: Path, tmp_path: Path) -> None:
+    """Which functions wait is part of the code, so a changed module makes it stale."""
+    modules = tmp_path / "modules" / "big"
+    modules.mkdir(parents=True)
+    (modules / "part.py").write_text("x = 1\n")
+    script.write_text(SCRIPT.replace("/nowhere", str(tmp_path / "modules")))
+    keep(script, folder)
+    assert ProgramCache(folder).load(str(script)) is not None
+    (modules / "part.py").write_text("x = 1000\n")
     assert ProgramCache(folder).load(str(script)) is None
 
 

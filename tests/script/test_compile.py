@@ -63,9 +63,12 @@ def test_return_0_ends_the_script() -> None:
 
 
 def test_further_values_of_return_are_read_with_return() -> None:
-    """The code itself is not among them."""
-    script = 'route(a); note("$return(0) $(return(1)) $return(2) $return(3)");\n} route[a] { return(1, "x", 5, NULL);'
-    assert Lab().body(script) == ["x 5 <null> <null>"]
+    """The code itself is not among them, and a return without values leaves none."""
+    script = (
+        'route(a); note("$return(0) $(return(1)) $return(2) $return(3)"); route(b); note("then $return(0)");\n'
+        '} route[a] { return(1, "x", 5, NULL);} route[b] { return(2);'
+    )
+    assert Lab().body(script) == ["x 5 <null> <null>", "then <null>"]
 
 
 def test_route_passes_parameters() -> None:
@@ -114,7 +117,7 @@ def test_routes_that_call_each_other_without_end_are_stopped() -> None:
         ("$si == 198.51.100.0/24", True), ("$si != 198.51.100.7", False), ("$si == 2001:db8::/32", False),
         ("$var(t) == 5", False), ("!($var(t) == 5)", False),
         ("$var(new) = 3", True), ("{ note(\"in\"); }", True), ("{ note(\"in\"); give(-1); }", False), ("{ }", False),
-        ("!{ give(-1); }", True),
+        ("!{ give(-1); }", True), ("if ($var(i) == 5) note(\"in\");", True),
     ],
 )  # fmt: skip
 def test_conditions(condition: str, taken: bool) -> None:
@@ -242,7 +245,7 @@ def test_xlog_writes_its_text_at_its_level() -> None:
     lab.body(
         'xlog("to $rU\\n"); xlog("L_INFO", "info " "$rU"); xlog("L_DBG", "hidden"); xdbg("hidden"); log(1, "old");'
     )
-    assert lab.services.lines[0] == (-1, "to bob\n")
+    assert lab.services.lines[0] == (2, "to bob\n")
     assert (3, "info bob") in lab.services.lines
     assert "hidden" not in lab.log
 

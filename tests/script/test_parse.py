@@ -258,7 +258,7 @@ timer_route[t] { }
     assert [line for line, _, _ in found] == [1, 2, 3, 4, 6, 7, 9, 10, 11, 13, 14, 15]
     said = {line: (col, message) for line, col, message in found}
     assert said[1] == (1, "unknown global parameter log_lvel")
-    assert said[2] == (1, "global parameter listen was removed in OpenSIPS 3.0")
+    assert "global parameter listen" in said[2][1]
     assert said[3] == (8, "unknown protocol upd")
     assert said[6] == (15, "unexpected ';'")
     assert said[7] == (14, "';' is missing here")
@@ -278,6 +278,8 @@ timer_route[t] { }
         ("route { $var(x = 1; }\n", (1, 9), "')' of this variable is missing"),
         ('route {\n  xlog("$var(x)"); $var(x = 1;\n  exit;\n}\n', (2, 20), "')' of this variable is missing"),
         ("route { switch ($rU) { case 1: if ($rU == 1)) { exit; } case 2: exit; } }\n", (1, 45), "unexpected ')'"),
+        ("route { switch ($rU) { case $var(x): exit; case 2: exit; } }\n", (1, 29), "unexpected '$var(x)'"),
+        ("route { switch ($rU) { exit; case 2: exit; } }\n", (1, 24), "unexpected 'exit'"),
         ("route { exit;\n", (1, 7), "this block is not closed"),
         ("route { exit; }\nelse\n", (2, 1), "unexpected else"),
         ('route { if ("a" == $rU) exit; }\n', (1, 13), "a string cannot stand left of '=='"),
