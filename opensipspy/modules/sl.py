@@ -69,7 +69,11 @@ class Sl(Module):
         """The To tag of stateless replies to a request: the same for its retransmissions (section 8.2.7)."""
         msg = run.msg
         via = msg.via
-        text = f"{msg.call_id}\n{msg.from_tag}\n{msg.cseq_number}\n{via.host}\n{via.port}\n{via.branch}"
+        try:
+            text = f"{msg.call_id}\n{msg.from_tag}\n{msg.cseq_number}\n{via.host}\n{via.port}\n{via.branch}"
+        except sip.ParseError:
+            # error_route answers a request that is broken in one of these.
+            text = msg.head
         digest = hashlib.blake2s(text.encode("utf-8", "surrogateescape"), key=self._secret, digest_size=10)
         return self._prefix + digest.hexdigest()
 

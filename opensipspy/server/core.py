@@ -425,7 +425,11 @@ class ServerCore(Core):
 
     def to_tag(self, msg: sip.Message) -> str:
         """The To tag of a stateless reply: the same for each copy of one request (RFC 3261 §8.2.7)."""
-        return self.digest(f"{msg.call_id}|{msg.from_tag}|{msg.cseq_number}")
+        try:
+            return self.digest(f"{msg.call_id}|{msg.from_tag}|{msg.cseq_number}")
+        except sip.ParseError:
+            # The request is answered because it is broken, and it may be one of these that is.
+            return self.digest(msg.head)
 
     def digest(self, text: str) -> str:
         """A token that this server always makes of the same text, and nobody else can."""
@@ -457,7 +461,7 @@ class ServerCore(Core):
         target = reply_target(run)
         if self.no_connection_reply & run.msg_flags:
             target = Target(target.peer, target.socket, connect=False)
-        tag = "" if msg.to_tag or code == 100 else self.to_tag(msg)
+        tag = "" if code == 100 else self.to_tag(msg)
         data = sip.build_reply(msg, code, reason, tag, headers, body, "", server=self.server_header())
         sent = self.send(data, target)
         run.handled = True
