@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from opensipspy import sip
-from opensipspy.net import TcpSettings, TcpTransport
+from opensipspy.net import SocketOptions, TcpSettings, TcpTransport
 from opensipspy.sip import Peer, Socket
 from tests.server.house import PATIENCE_S, free_port, play, settled
 
@@ -341,5 +341,71 @@ def test_the_end_closes_everything(loop: str) -> None:
         client.close()
         with socket.socket() as late, pytest.raises(ConnectionRefusedError):
             late.connect(("127.0.0.1", tcp.socket.port))
+
+    play(loop, scene)
+
+
+def test_a_connection_that_is_kept_is_not_closed_for_being_idle(loop: str) -> None:
+    """`tcp_persistent_flag`: as long as a contact is registered over it (RFC 5626 §3.5)."""
+
+    async def scene() -> None:
+        async with ends(lifetime_s=0.01) as tcp:
+            with tcp.client() as kept, tcp.client() as idle:
+                kept.send(MESSAGE)
+                await settled(lambda: len(tcp.received) == 1)
+                peer = tcp.received[0][1]
+                assert tcp.transport.keep(peer, 3600)
+                assert tcp.transport.keep(peer, 1)
+                idle.send(MESSAGE)
+                assert await closed(idle)
+                [left] = tcp.transport.connections()
+                assert left.peer == peer
+                assert left.ends_at() > tcp.transport.now() + 3000
+                assert not tcp.transport.keep(Peer(sip.PROTO_TCP, "192.0.2.1", 5060), 10)
+
+    play(loop, scene)
+
+
+def test_a_slow_sender_may_use_as_many_pieces_as_allowed(loop: str) -> None:
+    """`tcp_max_msg_chunks`: a message that is whole with the last allowed piece is taken."""
+
+    async def scene() -> None:
+        async with ends(max_chunks=4) as tcp:
+            with tcp.client() as client:
+                for _ in range(3):
+                    before = len(tcp.received)
+                    for start in range(0, len(MESSAGE), len(MESSAGE) // 3):
+                        seen = tcp.transport.connections()[0].last_active if tcp.transport.connections() else 0.0
+                        client.send(MESSAGE[start : start + len(MESSAGE) // 3])
+                        await settled(
+                            lambda seen=seen: bool(  # type: ignore[misc]
+                                tcp.transport.connections() and tcp.transport.connections()[0].last_active > seen
+                            )
+                        )
+                    await settled(lambda before=before: len(tcp.received) == before + 1)  # type: ignore[misc]
+                assert {data for data, _ in tcp.received} == {MESSAGE}
+
+    play(loop, scene)
+
+
+def test_options_of_a_listening_point_reach_the_system(loop: str) -> None:
+    """`socket=... reuse_port tos ...`."""
+
+    async def scene() -> None:
+        made = Ends(tos=0x10)
+        made.transport.configure(made.socket, SocketOptions(tos=0x08, reuse_port=True))
+        made.transport.bind(made.socket)
+        made.transport.serve()
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("127.0.0.1", made.socket.port))
+        with made.client() as client:
+            client.send(MESSAGE)
+            await settled(lambda: len(made.received) == 1)
+            [connection] = made.transport.connections()
+            assert connection.transport is not None
+            raw = connection.transport.get_extra_info("socket")
+            assert raw.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0x08
+        await made.transport.close()
 
     play(loop, scene)

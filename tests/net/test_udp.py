@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from opensipspy import sip
-from opensipspy.net import UdpSettings, UdpTransport
-from opensipspy.net.udp import DRAIN, UdpListener, is_multicast
+from opensipspy.net import SocketOptions, UdpSettings, UdpTransport
+from opensipspy.net.udp import DRAIN, IP_MTU_DISCOVER, PMTUDISC_DONT, UdpListener, is_multicast
 from opensipspy.sip import Peer, Socket
 from tests.server.house import free_port, play, settled
 
@@ -129,3 +129,22 @@ def test_groups_are_known_by_their_address(loop: str) -> None:
     assert is_multicast("ff02::1")
     assert not is_multicast("192.0.2.1")
     assert not is_multicast("2001:db8::1")
+
+
+def test_options_of_a_listening_point_reach_the_system(loop: str) -> None:
+    """`socket=... reuse_port tos ... frag`."""
+
+    async def scene() -> None:
+        made = UdpTransport(lambda *_: None, asyncio.get_running_loop(), UdpSettings(tos=0x10))
+        point = Socket(sip.PROTO_UDP, "127.0.0.1", free_port())
+        made.configure(point, SocketOptions(tos=0x08, reuse_port=True, fragments=True))
+        made.bind(point)
+        raw = only(made)._os
+        assert raw.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0x08
+        assert raw.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == PMTUDISC_DONT
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("127.0.0.1", point.port))
+        await made.close()
+
+    play(loop, scene)
