@@ -287,10 +287,15 @@ class _Checker:
 
     def _variable(self, node: tree.Var) -> VarSpec | None:
         try:
-            return parse_variable(node.text, 0, self.catalogue, node.pos.file, node.pos.line)
+            spec = parse_variable(node.text, 0, self.catalogue, node.pos.file, node.pos.line)
         except VariableError as error:
             self._variable_error(error, node.pos, 0)
             return None
+        if spec.end < len(node.text):
+            # The C server passes over it without a word.
+            rest = node.text[spec.end :]
+            self.warn(node.pos, "variable-syntax", f"{rest!r} is not part of {spec.text} and does nothing")
+        return spec
 
     def _variable_error(self, error: VariableError, pos: Pos, offset: int) -> None:
         """A mistake inside a text that begins at `pos`; `offset` is of its first character behind the quote."""

@@ -21,6 +21,7 @@ from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors, in_order
+from opensipspy.script.names import removed_module
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
 from opensipspy.server.errors import LoadError
@@ -282,7 +283,9 @@ def _load_modules(script: Any, findings: list[Finding]) -> dict[str, Module]:
         try:
             cls = find_module(line.name, script.mpath)
         except ModuleLoadError as error:
-            findings.append(_finding(line.pos, f"module {error.name}: {error.reason}", error.hint))
+            old = removed_module(error.name)
+            hint = old[1] if old is not None else error.hint
+            findings.append(_finding(line.pos, f"module {error.name}: {error.reason}", hint))
             continue
         if cls.name in modules:
             continue

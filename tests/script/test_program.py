@@ -118,7 +118,8 @@ def test_the_result_of_the_last_call_is_read_as_rc(lab: Lab) -> None:
 def test_conditions(lab: Lab, condition: str, holds: bool) -> None:
     """`!` keeps the error of a comparison, `||` stops at it, and `if` takes it for false."""
     lab.run(
-        f'route {{ if ({condition}) note("yes"); else note("no"); }} route[ok] {{ return(1); }} route[nok] {{ return(-1); }}'
+        f'route {{ if ({condition}) note("yes"); else note("no"); }} '
+        "route[ok] { return(1); } route[nok] { return(-1); }"
     )
     assert lab.notes[-1] == ("yes" if holds else "no")
 
@@ -133,7 +134,8 @@ def test_what_stands_behind_a_decided_condition_is_not_called(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
-        ("2 + 3 * 4", 20), ("2 * 3 + 4", 10), ("10 - 2 - 3", 5), ("1 | 2 + 4", 7), ("7 & 3 ^ 1", 2), ("2 + (3 * 4)", 14),
+        ("2 + 3 * 4", 20),
+        ("2 * 3 + 4", 10), ("10 - 2 - 3", 5), ("1 | 2 + 4", 7), ("7 & 3 ^ 1", 2), ("2 + (3 * 4)", 14),
         ("1 << 4 + 1", 32), ("~0 + 1", 0), ("~(0 + 1)", -2), ("7 / 2", 3), ("-7 / 2", -3), ("-7 % 3", -1),
         ("2147483647 + 1", -2147483648), ('"a" + "b" + 1', None), ('"a" + "b"', "ab"), ('"a" + $var(unset)', "a"),
         ("give(3) + give(4)", 7), ('($rU == "bob") + 1', 2), ("0x10 + 010", 24), ("yes + on", 2), ("-5", -5),
@@ -181,7 +183,8 @@ def test_while_is_bounded(lab: Lab) -> None:
 
 def test_break_leaves_the_innermost_loop_or_switch(lab: Lab) -> None:
     assert lab.body(
-        '$var(i) = 0; while ($var(i) < 3) { $var(i) += 1; switch ($var(i)) { case 2: break; default: note("$var(i)"); } }'
+        '$var(i) = 0; while ($var(i) < 3) { $var(i) += 1; '
+        'switch ($var(i)) { case 2: break; default: note("$var(i)"); } }'
     ) == ["1", "3"]
     assert lab.body('while (1) { while (1) { break; } note("outer"); if (give(1)) break; } note("end");') == [
         "outer", 1, "end",
@@ -333,7 +336,8 @@ def test_a_failed_assert_runs_error_route_and_ends_the_script(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("statement", "level"),
-    [('xlog("t")', 2), ('xlog("L_INFO", "t")', 3), ('xlog("L_ALERT", "t" "u")', -3), ('$var(l) = 1; xlog("$var(l)", "t")', 1),
+    [('xlog("t")', 2), ('xlog("L_INFO", "t")', 3), ('xlog("L_ALERT", "t" "u")', -3),
+     ('$var(l) = 1; xlog("$var(l)", "t")', 1),
      ("log(\"t\")", 4), ("log(-1, \"t\")", -1), ('xdbg("t")', 4)],
 )  # fmt: skip
 def test_levels(lab: Lab, statement: str, level: int) -> None:
