@@ -1372,3 +1372,35 @@ def test_what_was_parsed_of_a_request_comes_back_when_it_is_asked_for() -> None:
     before = (str(run.msg.from_), run.msg.via.branch, run.msg.uri.host)
     run.msg.forget_parsed()
     assert (str(run.msg.from_), run.msg.via.branch, run.msg.uri.host) == before
+
+
+def test_a_failure_route_may_answer_a_non_invite_that_timed_out() -> None:
+    """RFC 4320 section 4.2 keeps the server from it, not the operator."""
+    bench = TmBench(fr_timeout=5)
+    seen: list[int] = []
+
+    def late(run: Run) -> int:
+        seen.append(bench.call("t_check_status", run, Pattern("408")))
+        return int(bench.call("t_reply", run, 504, "Too late"))
+
+    bench.failure("late", late)
+    run = bench.run("OPTIONS")
+    bench.call("t_on_failure", run, "late")
+    assert bench.call("t_relay", run) == 1
+    bench.end(run)
+    bench.core.advance(6)
+    assert seen == [1]
+    assert bench.words()[-1] == "504"
+    bench.run_out()
+
+
+@pytest.mark.parametrize(("restart", "timed_out"), [(1, False), (0, True)])
+def test_each_provisional_starts_the_wait_again_unless_told_otherwise(restart: int, timed_out: bool) -> None:
+    """`restart_fr_on_each_reply`; section 16.7 step 2 (timer C)."""
+    bench = TmBench(fr_inv_timeout=10, restart_fr_on_each_reply=restart)
+    bench.invite()
+    invite = bench.take()[1]
+    for _ in range(3):
+        bench.answer(invite, 180, "Ringing")
+        bench.core.advance(4)
+    assert ("CANCEL 192.0.2.20" in bench.words()) == timed_out

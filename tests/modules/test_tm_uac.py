@@ -317,3 +317,51 @@ def test_a_from_gets_a_tag_only_when_it_has_none() -> None:
     assert with_tag("<sip:a@b>;tag=1", "2") == "<sip:a@b>;tag=1"
     assert with_tag("sip:a@b", "2") == "<sip:a@b>;tag=2"
     assert sip.parse_name_addr(with_tag('"A" <sip:a@b>', "2")).tag == "2"
+
+
+@pytest.mark.parametrize(("wanted", "seen"), [(0, [200]), (1, [180, 200])])
+def test_provisional_replies_are_told_only_when_wanted(wanted: int, seen: list[int]) -> None:
+    """`pass_provisional_replies`."""
+
+    async def scene() -> None:
+        bench = TmBench(pass_provisional_replies=wanted)
+        told: list[int] = []
+
+        def tell(transaction: Transaction, what: Any, reply: Any, status: int) -> None:
+            told.append(status)
+
+        for event in (api.RESPONSE_OUT, api.LOCAL_COMPLETED):
+            bench.tm.on(event, tell)
+        task = asyncio.ensure_future(bench.tm.request("INVITE", BOB, "sip:a@example.com", "sip:b@example.com"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (invite,) = bench.take()
+        bench.answer(invite, 180, "Ringing")
+        bench.answer(invite, 200, "OK", headers="Contact: <sip:b@192.0.2.20>\r\n")
+        assert (await task).status == 200
+        assert told == seen
+
+    play(scene())
+
+
+def test_requests_of_ours_say_who_asks() -> None:
+    """Section 20.41; `user_agent_header`, `server_signature`, and headers that name it themselves."""
+
+    async def scene() -> None:
+        line = "User-Agent: house (1)"
+        for settings, headers, expected in (
+            ({"user_agent_header": line}, "", ["house (1)"]),
+            ({"user_agent_header": line}, "User-Agent: mine\r\n", ["mine"]),
+            ({"user_agent_header": line, "server_signature": False}, "", []),
+        ):
+            bench = TmBench(globals=settings)
+            work = bench.tm.request("OPTIONS", BOB, "sip:a@example.com", "sip:b@example.com", headers)
+            task = asyncio.ensure_future(work)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            (options,) = bench.take()
+            assert [header.value for header in options.named("User-Agent")] == expected
+            bench.answer(options, 200)
+            await task
+
+    play(scene())

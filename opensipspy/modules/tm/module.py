@@ -39,7 +39,14 @@ def flag_bits(text: str) -> int:
 
 
 class Tm(TmVariables, TmCommands):
-    """Keep SIP transactions: forking, failure routes, retransmissions, requests made here (RFC 3261 section 16, 17)."""
+    """Keep SIP transactions: forking, failure routes, retransmissions, requests made here (RFC 3261 section 16, 17).
+
+    A request other than INVITE that nobody answers in time ends without a reply: its client has given up by then, and a
+    408 would only make elements on the way count a failure that is none (RFC 4320 section 4.2; the C server sends it).
+    A failure_route sees the 408 all the same, and may answer what it likes.
+
+    At most `transactions_limit` transactions are open at once. Beyond that requests get 503 with Retry-After.
+    """
 
     # -- creating and finding ------------------------------------------------------------------------------------
 
