@@ -10,16 +10,19 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Sequence
 from types import CodeType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opensipspy.script import kinds, runtime, tree
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl
 from opensipspy.script.errors import ERROR, TOO_DEEP, Finding, Pos, ScriptErrors
-from opensipspy.script.parse import Script
 from opensipspy.script.program import BadRecipe, Image, Program, Recipe, RouteImage
 from opensipspy.script.tree import Expr, Stm
 from opensipspy.script.varsyntax import VarSpec, parse_format_text, parse_variable
 from opensipspy.script.walk import calls_of, route_calls_of, statements_of
+
+if TYPE_CHECKING:
+    # A kept program passes through here too, and needs no parser.
+    from opensipspy.script.parse import Script
 
 _BINARY: Final = {
     "+": "_op_add",
