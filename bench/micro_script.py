@@ -20,7 +20,7 @@ STATEMENTS: Final = (
     ("$var = number", "$var(x) = 5;"),
     ("$var = $var + number", "$var(x) = $var(x) + 1;"),
     ('if ($rU == "text")', 'if ($rU == "alice") exit;'),
-    ("if ($var == number)", "if ($var(x) == 5) exit;"),
+    ("if ($var == number)", "if ($var(x) == 6) exit;"),
     ('if ($rU =~ "regular expression")', 'if ($rU =~ "^[0-9]{4}$") exit;'),
     ("if ($hdr(name) != NULL)", "if ($hdr(X-None) != NULL) exit;"),
     ("$avp = text", '$avp(a) := "text";'),
