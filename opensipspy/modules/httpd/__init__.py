@@ -12,6 +12,7 @@ import binascii
 import hmac
 import importlib
 import importlib.util
+import logging
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
@@ -30,10 +31,26 @@ CONNECTION_LIMIT: Final = 500
 """Open connections; a further one is closed at once."""
 HEAD_LIMIT: Final = 8190
 """Bytes of a request line, and of a header field."""
+REASON_LIMIT: Final = 160
+"""Characters of a log line that may come from a peer."""
 SWEEP_S: Final = 1.0
 STOP_S: Final = 2.0
 """How long requests that are being answered may take when the server stops."""
 DEFAULT_CIPHERS: Final = "SECURE256:+SECURE192:-VERS-ALL:+VERS-TLS1.2"
+
+
+class ServerLog:
+    """What aiohttp says of a request that it cannot read: one line each, as nonsense of a peer is no failure."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+
+    def debug(self, text: str, *args: object, **_: object) -> None:
+        self._log.debug("httpd: " + text, *args)
+
+    def exception(self, text: str, *args: object, exc_info: object = None) -> None:
+        reason = " ".join(str(exc_info).split())[:REASON_LIMIT]
+        self._log.warning("httpd: " + text + ": %s", *args, reason)
 
 
 class Mount:
@@ -147,6 +164,7 @@ class Httpd(Module, HttpdApi):
             self._answer,
             keepalive_timeout=idle,
             access_log=None,
+            logger=ServerLog(self.core.log),
             max_line_size=HEAD_LIMIT,
             max_field_size=HEAD_LIMIT,
         )
