@@ -374,7 +374,7 @@ def test_a_slow_sender_may_use_as_many_pieces_as_allowed(loop: str) -> None:
             with tcp.client():
                 await settled(lambda: any(c.transport is not None for c in tcp.transport.connections()))
                 [connection] = tcp.transport.connections()
-                size = len(MESSAGE) // 3
+                size = len(MESSAGE) // 4
                 for round_ in range(3):
                     for start in range(0, len(MESSAGE), size):
                         # As the system hands them over: on a socket, two pieces may arrive as one.
