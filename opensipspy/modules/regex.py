@@ -1,0 +1,241 @@
+"""Perl's regular expressions for scripts, single ones and groups of them from a file.
+
+The `regex` package understands what scripts use of PCRE; \\Q...\\E is rewritten before. Every search has a time limit:
+an expression that runs into it does not match.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import regex
+
+from opensipspy.management.registry import Json
+from opensipspy.module import (
+    MiError,
+    Module,
+    Param,
+    StartError,
+    WritableVar,
+    mi_command,
+    script_function,
+    transformation,
+)
+from opensipspy.script.declare import Value
+from opensipspy.script.kinds import ALL, ERROR
+from opensipspy.script.run import Run, VarRef
+
+SEARCH_SECONDS: Final = 0.1
+LONGEST: Final = 8192
+KEPT: Final = 256
+MOST_TEXT: Final = 65_536
+SUBST_FLAGS: Final = {"i": regex.IGNORECASE, "s": regex.DOTALL, "m": regex.MULTILINE, "x": regex.VERBOSE}
+
+
+def unquoted(text: str) -> str:
+    """The expression with \\Q...\\E written as escaped characters."""
+    out: list[str] = []
+    at = 0
+    while at < len(text):
+        if text.startswith("\\Q", at):
+            end = text.find("\\E", at + 2)
+            end = len(text) if end < 0 else end
+            out.append(regex.escape(text[at + 2 : end], special_only=True, literal_spaces=False))
+            at = end + 2
+        elif text[at] == "\\" and at + 1 < len(text):
+            out.append(text[at : at + 2])
+            at += 2
+        else:
+            out.append(text[at])
+            at += 1
+    return "".join(out)
+
+
+def compiled(text: str, flags: int = 0) -> Any:
+    """A compiled expression; raises ValueError with what is wrong with it."""
+    if len(text) > LONGEST:
+        raise ValueError(f"an expression has at most {LONGEST} characters")
+    try:
+        return regex.compile(unquoted(text), flags | regex.VERSION0)
+    except (regex.error, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def groups_of(text: str, most: int, largest: int) -> list[str]:
+    """The expressions of a groups file, one for each "[number]" section; raises ValueError."""
+    groups: list[list[str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line or line[0] in " \t#":
+            continue
+        if line[0] == "[":
+            if len(groups) == most:
+                raise ValueError(f"line {number}: more than max_groups = {most} groups")
+            groups.append([])
+        elif not groups:
+            raise ValueError(f"line {number}: an expression before the first [number]")
+        else:
+            groups[-1].append(f"({line})")
+            if sum(map(len, groups[-1])) + len(groups[-1]) + 1 > largest:
+                raise ValueError(f"line {number}: the group is larger than group_max_size = {largest}")
+    return ["(" + "|".join(group) + ")" for group in groups]
+
+
+class Regex(Module):
+    """Match with Perl compatible regular expressions."""
+
+    name = "regex"
+
+    file = Param(str, None, "File with groups of expressions; without it there are no groups.")
+    max_groups = Param(int, 20, "Most groups in the file.")
+    group_max_size = Param(int, 8192, "Largest group in the file.", unit="bytes")
+    pcre_caseless = Param(int, 0, "1: matching does not look at the case.")
+    pcre_multiline = Param(int, 0, "1: ^ and $ match at the lines of a text, too.")
+    pcre_dotall = Param(int, 0, "1: the dot matches the end of a line, too.")
+    pcre_extended = Param(int, 0, "1: white space and #comments in expressions do not count.")
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.groups: list[Any] = []
+        self.kept: dict[tuple[str, int], Any] = {}
+
+    @property
+    def flags(self) -> int:
+        chosen = (
+            (self.pcre_caseless, regex.IGNORECASE),
+            (self.pcre_multiline, regex.MULTILINE),
+            (self.pcre_dotall, regex.DOTALL),
+            (self.pcre_extended, regex.VERBOSE),
+        )
+        return sum(int(flag) for wanted, flag in chosen if wanted)
+
+    async def start(self) -> None:
+        if self.file:
+            try:
+                self.groups = await self._read()
+            except (OSError, ValueError) as error:
+                raise StartError(f"file {self.file}: {error}") from error
+
+    async def _read(self) -> list[Any]:
+        text = await asyncio.to_thread(Path(self.file or "").read_text, "utf-8", "surrogateescape")
+        return [compiled(group, self.flags) for group in groups_of(text, self.max_groups, self.group_max_size)]
+
+    def _pattern(self, text: str, flags: int) -> Any:
+        key = (text, flags)
+        found = self.kept.get(key)
+        if found is None:
+            found = compiled(text, flags)
+            if len(self.kept) >= KEPT:
+                del self.kept[next(iter(self.kept))]
+            self.kept[key] = found
+        return found
+
+    def _search(self, pattern: Any, text: str) -> Any:
+        try:
+            return pattern.search(text, timeout=SEARCH_SECONDS)
+        except TimeoutError:
+            self.core.log.warning("regex: no answer of an expression within %s s", SEARCH_SECONDS)
+            return None
+
+    @script_function(routes=ALL & ~ERROR)
+    def pcre_match(
+        self, run: Run, string: str, pcre_regex: str, match: Annotated[VarRef | None, WritableVar()] = None
+    ) -> int:
+        """True when the text matches; `match` gets the part that does, NULL when none does.
+
+        Returns 1 or -1; -4 when the expression is malformed.
+        """
+        try:
+            found = self._search(self._pattern(pcre_regex, self.flags), string)
+        except ValueError as error:
+            self.core.log.error("pcre_match: %s", error)
+            return -4
+        if match is not None:
+            match.set(run, None if found is None else found.group())
+        return -1 if found is None else 1
+
+    @script_function(routes=ALL & ~ERROR)
+    def pcre_match_group(self, run: Run, string: str, group: int = 0) -> int:
+        """True when the text matches an expression of that group of the file, counted from 0.
+
+        Returns 1 or -1; -4 when there is no such group.
+        """
+        if not 0 <= group < len(self.groups):
+            return -4
+        return -1 if self._search(self.groups[group], string) is None else 1
+
+    @transformation("pcre.subst", params=("string",))
+    def pcre_subst(self, value: Value, expression: str) -> Value:
+        """The text after a substitution /pattern/replacement/flags; flags: i, s, m, x, g (all matches)."""
+        text = "" if value is None else str(value)
+        mark = expression[:1]
+        if not mark or mark.isalnum() or mark in "\\ \t":
+            raise ValueError("an expression needs the form /pattern/replacement/flags")
+        parts = [
+            part.replace("\\" + mark, mark) for part in regex.split(rf"(?<!\\){regex.escape(mark)}", expression[1:])
+        ]
+        if len(parts) != 3:
+            raise ValueError("an expression needs the form /pattern/replacement/flags")
+        flags, everywhere = self.flags, False
+        for letter in parts[2].strip():
+            if letter == "g":
+                everywhere = True
+            elif letter in SUBST_FLAGS:
+                flags |= int(SUBST_FLAGS[letter])
+            else:
+                raise ValueError(f"unknown flag {letter!r} of an expression")
+        template = parts[1]
+
+        def fill(match: Any) -> str:
+            return str(regex.sub(r"\\(.)", lambda escape: _filled(escape[1], match), template, flags=regex.DOTALL))
+
+        try:
+            pattern = self._pattern(parts[0], flags)
+            return str(pattern.sub(fill, text, count=0 if everywhere else 1, timeout=SEARCH_SECONDS))[:MOST_TEXT]
+        except TimeoutError:
+            self.core.log.warning("pcre.subst: no answer of an expression within %s s", SEARCH_SECONDS)
+            return text
+
+    @mi_command(
+        "regex:match",
+        aliases=("regex_match",),
+        params=(("string", "pcre_regex"),),
+        types={"string": "string", "pcre_regex": "string"},
+    )
+    def mi_match(self, string: str, pcre_regex: str) -> Json:
+        """Match a text with an expression."""
+        try:
+            found = self._search(compiled(pcre_regex, self.flags), string)
+        except ValueError as error:
+            raise MiError(400, "Bad expression", str(error)) from error
+        return "Not Match" if found is None else "Match"
+
+    @mi_command(
+        "regex:match_group",
+        aliases=("regex_match_group",),
+        params=(("string", "group"),),
+        types={"string": "string", "group": "string"},
+    )
+    def mi_match_group(self, string: str, group: str) -> Json:
+        """Match a text with a group of the file."""
+        if not (group.isascii() and group.isdigit() and len(group) < 6 and int(group) < len(self.groups)):
+            raise MiError(400, "No such group")
+        return "Not Match" if self._search(self.groups[int(group)], string) is None else "Match"
+
+    @mi_command("regex:reload", aliases=("regex_reload",))
+    async def mi_reload(self) -> Json:
+        """Read the file again; the old groups stay when it is faulty."""
+        if not self.file:
+            raise MiError(400, "No file is set")
+        try:
+            self.groups = await self._read()
+        except (OSError, ValueError) as error:
+            raise MiError(500, "The file cannot be read", str(error)) from error
+        return "OK"
+
+
+def _filled(letter: str, match: Any) -> str:
+    if letter.isascii() and letter.isdigit():
+        return str(match[int(letter)] or "") if int(letter) <= match.re.groups else ""
+    return {"n": "\n", "r": "\r", "t": "\t"}.get(letter, letter)
