@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -97,3 +96,28 @@ route[resumed] {
 }
 """)
     assert options()["X-Result"] == "kept"
+
+
+def test_statistics_and_expressions(ask: Callable[[str], Ask]) -> None:
+    options = ask("""
+loadmodule "statistics.so"
+loadmodule "regex.so"
+loadmodule "diversion.so"
+modparam("statistics", "stat_groups", "method")
+modparam("statistics", "variable", "method:options")
+modparam("statistics", "stat_series_profile", "avg: algorithm=average")
+route {
+    update_stat("method:options", 1);
+    update_stat_series("avg", "size", 10);
+    $var(m) = "none";
+    pcre_match($rU, "(?i)^ALI[a-z]+", $var(m));
+    $var(reg) = "/\\Q+12\\E/00/";
+    $var(in) = "+12";
+    $var(out) = $(var(in){pcre.subst,$var(reg)});
+    add_diversion("user-busy");
+    append_to_reply("X-Result: $stat(method:options) $stat(avg:size) $var(m) $var(out)\\r\\n");
+    sl_send_reply(200, "OK");
+}
+""")
+    assert options("alice")["X-Result"] == "1 10 alice 00"
+    assert options("alice")["X-Result"] == "2 10 alice 00"
