@@ -67,6 +67,8 @@ Start the SIP server with a routing script:
   -h          this help
   -a -e -k -s -M -m -N -n -W -i -r -R   accepted; they mean nothing here
 
+OPENSIPSPY_NAME_SERVERS in the environment names the DNS servers (ADDRESS[:PORT],...) instead of the system's list.
+
 Commands (opensipspy COMMAND -h tells more):
 {commands}
 """

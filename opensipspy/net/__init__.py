@@ -1,6 +1,16 @@
 """The only SIP sockets: UDP, TCP and name resolution. It takes bytes in, lets bytes out, and decides nothing."""
 
-from opensipspy.net.dns import DnsClient, DnsError, NotFound, Place, Record, Resolver, ResolverSettings, parse_hosts
+from opensipspy.net.dns import (
+    DnsClient,
+    DnsError,
+    NotFound,
+    Place,
+    Record,
+    Resolver,
+    ResolverSettings,
+    name_servers,
+    parse_hosts,
+)
 from opensipspy.net.interfaces import expand, is_address, local_addresses
 from opensipspy.net.network import Network, is_loopback
 from opensipspy.net.tcp import TcpConnection, TcpSettings, TcpTransport
@@ -29,5 +39,6 @@ __all__ = [
     "is_address",
     "is_loopback",
     "local_addresses",
+    "name_servers",
     "parse_hosts",
 ]

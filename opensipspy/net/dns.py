@@ -74,6 +74,23 @@ class Record:
         self.service: str = service
 
 
+def name_servers(text: str) -> list[str]:
+    """The servers of a comma list of ADDRESS, ADDRESS:PORT or [IPV6]:PORT. Raises ValueError with the wrong item."""
+    servers = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        host, separator, port = item.rpartition(":")
+        if not separator or (item.count(":") > 1 and not host.endswith("]")):
+            host, port = item, "53"
+        try:
+            address = ipaddress.ip_address(host[1:-1] if host[:1] + host[-1:] == "[]" else host)
+        except ValueError:
+            raise ValueError(f"{item!r} is no address of a name server") from None
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"{item!r} has no port of a name server")
+        servers.append(f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")
+    return servers
+
+
 class DnsError(Exception):
     """The servers gave no answer, neither yes nor no."""
 

@@ -42,6 +42,7 @@ from opensipspy.net import (
     TcpTransport,
     UdpSettings,
     UdpTransport,
+    name_servers,
     parse_hosts,
 )
 from opensipspy.server.core import ServerCore
@@ -70,14 +71,17 @@ DATABASES_S: Final = 1.0
 CLOSE_S: Final = 0.5
 LOAD_SAMPLE_S: Final = 1.0
 HOSTS_FILE: Final = "/etc/hosts"
+# The environment variable that names the DNS servers to ask instead of the system's.
+NAME_SERVERS: Final = "OPENSIPSPY_NAME_SERVERS"
 STATUS_GROUP: Final = "core"
 
 
 class LazyDns(DnsClient):
     """Imports the resolver's library when the first name has to be asked for: most servers start without."""
 
-    def __init__(self, tries: int, timeout_s: float, took: Callable[[str, float], None]) -> None:
-        """took(name, seconds) is told of each question that was answered or given up."""
+    def __init__(self, servers: list[str], tries: int, timeout_s: float, took: Callable[[str, float], None]) -> None:
+        """servers: [] for those of the system. took(name, seconds) is told of each question answered or given up."""
+        self._servers = servers
         self._tries = tries
         self._timeout_s = timeout_s
         self._took = took
@@ -87,7 +91,7 @@ class LazyDns(DnsClient):
         if self._client is None:
             from opensipspy.net.cares import CaresClient
 
-            self._client = CaresClient(None, self._tries, self._timeout_s)
+            self._client = CaresClient(self._servers or None, self._tries, self._timeout_s)
         started = time.monotonic()
         try:
             return await self._client.query(name, kind)
@@ -357,8 +361,13 @@ class Server:
                 hosts = parse_hosts(file.read())
         except OSError:
             hosts = {}
+        try:
+            servers = name_servers(os.environ.get(NAME_SERVERS, ""))
+        except ValueError as error:
+            raise StartError(f"environment variable {NAME_SERVERS}: {error}") from error
+        tries, timeout_s = max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time))
         self.core.resolver = Resolver(
-            LazyDns(max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time)), self._looked_up),
+            LazyDns(servers, tries, timeout_s, self._looked_up),
             ResolverSettings(
                 protocols=self.network.protocols(),
                 v4=any(not socket.is_v6 for socket in self.core.sockets),
