@@ -67,7 +67,8 @@ def run(options: Options, loaded: Loaded, logs: Logs) -> int:
     """The server's life in this process."""
 
     def ready() -> None:
-        spare_the_collector()
+        # In the first idle turn: whoever waits for the server need not wait for this.
+        loop.call_soon(spare_the_collector)
         if options.status_fd >= 0:
             report_started(options.status_fd)
             release_terminal(keep_stderr=bool(loaded.globals.stderror_enabled))
@@ -94,6 +95,7 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    gc.enable()
 
 
 def loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
