@@ -111,8 +111,11 @@ class Core(ABC):
         """
 
     @abstractmethod
-    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
-        """The listening socket to reach `peer` from; `forced` when it fits the protocol and the address family."""
+    def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
+        """The listening socket to reach `peer` from; `forced` when it fits the protocol and the address family.
+
+        received: where the request came in that now leaves; over UDP it leaves there when nothing else is asked for.
+        """
 
     @abstractmethod
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:

@@ -231,10 +231,11 @@ class FakeCore(Core):
             raise LocateError(f"no socket for {peer.text}")
         return [Target(peer, socket)]
 
-    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
+    def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         v6 = ":" in peer.address
-        if forced is not None and forced.proto == peer.proto and forced.is_v6 == v6:
-            return forced
+        for wanted in (forced, received):
+            if wanted is not None and wanted.proto == peer.proto and wanted.is_v6 == v6:
+                return wanted
         return next((s for s in self.sockets if s.proto == peer.proto and s.is_v6 == v6), None)
 
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:

@@ -73,9 +73,10 @@ class Network:
         transport = self._transports.get(socket.proto)
         return transport is not None and transport.reaches(peer)
 
-    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
+    def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         """The listening point to reach `peer` from: `forced` when it fits protocol and address family, else the one
-        whose address the system would send from (`mhomed`), else the first that fits. None when none does."""
+        whose address the system would send from (`mhomed`), else `received`, where a request came in, when it fits and
+        is of UDP, else the first that fits. None when none does."""
         v6 = ":" in peer.address
         if forced is not None and forced.proto == peer.proto and forced.is_v6 == v6:
             return forced
@@ -83,6 +84,8 @@ class Network:
             found = self._routed(peer, v6)
             if found is not None:
                 return found
+        if received is not None and received.proto == sip.PROTO_UDP == peer.proto and received.is_v6 == v6:
+            return received
         key = (peer.proto, v6, is_loopback(peer.address))
         if key not in self._defaults:
             self._defaults[key] = self._first(peer.proto, v6, key[2])

@@ -285,8 +285,8 @@ class ServerCore(Core):
         transport = self.network.transport(peer.proto)
         return isinstance(transport, TcpTransport) and transport.keep(peer, seconds)
 
-    def choose_socket(self, peer: Peer, forced: Socket | None = None) -> Socket | None:
-        return self.network.choose_socket(peer, forced)
+    def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
+        return self.network.choose_socket(peer, forced, received)
 
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
         return self.identity.is_myself(host, port, proto)

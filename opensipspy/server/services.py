@@ -154,7 +154,7 @@ class Services(ScriptServices):
 
     def _forward_to(self, run: Run, targets: list[Target]) -> int:
         target = targets[0]
-        socket = self._core.choose_socket(target.peer, run.socket_out or run.msg.socket)
+        socket = self._core.choose_socket(target.peer, run.socket_out, run.msg.socket)
         if socket is None:
             return -1
         via = run.via_value(socket, self._branch(run))

@@ -528,8 +528,8 @@ class Flow(Hooks):
         view: Run = branch.run
         result = E_BAD_ADDRESS
         for place, target in enumerate(targets):
-            if branch.socket is not None:
-                socket = self.core.choose_socket(target.peer, branch.socket)
+            if branch.socket is not None or target.socket is not view.msg.socket:
+                socket = self.core.choose_socket(target.peer, branch.socket, view.msg.socket)
                 if socket is not None and socket is not target.socket:
                     target = Target(target.peer, socket)
             if self.no_connection_branch & branch.flags:
@@ -620,7 +620,7 @@ class Flow(Hooks):
         if not targets:
             return E_BAD_ADDRESS
         target = targets[0]
-        socket = self.core.choose_socket(target.peer, run.socket_out) or target.socket
+        socket = self.core.choose_socket(target.peer, run.socket_out, run.msg.socket) or target.socket
         msg = run.msg
         # Retransmissions of one ACK leave with the same branch, as section 16.11 wants it from stateless proxies.
         seed = f"{msg.via.branch}\n{msg.from_tag}\n{msg.to_tag}\n{msg.cseq_number}\n{run.ruri}"
