@@ -577,9 +577,7 @@ class RouteEmitter:
             self.out += body
         return self._name(result)
 
-    def _arguments(
-        self, decl: FunctionDecl, node: tree.Call, ahead: tuple[list[str], list[ast.expr]] | None
-    ) -> _Given:
+    def _arguments(self, decl: FunctionDecl, node: tree.Call, ahead: tuple[list[str], list[ast.expr]] | None) -> _Given:
         given = _Given(ahead)
         args = list(node.args)
         while args and args[-1] is None:

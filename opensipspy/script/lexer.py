@@ -172,9 +172,7 @@ class Scanner:
         token.value = value
         return token
 
-    def _report(
-        self, start: int, end: int, code: str, message: str, hint: str = "", severity: str = ERROR
-    ) -> None:
+    def _report(self, start: int, end: int, code: str, message: str, hint: str = "", severity: str = ERROR) -> None:
         line, col = self._place(start)
         end_line, end_col = self._place(end)
         self.findings.append(Finding(self.source.place(line, col, end_line, end_col), severity, code, message, hint))

@@ -99,9 +99,7 @@ class TmBench:
 
     def words(self) -> list[str]:
         """What left since the last time: "180" for a reply, "INVITE 192.0.2.20" for a request."""
-        return [
-            f"{msg.method} {msg.source.address}" if msg.is_request else str(msg.status) for msg in self.take()
-        ]
+        return [f"{msg.method} {msg.source.address}" if msg.is_request else str(msg.status) for msg in self.take()]
 
     def answer(
         self,
@@ -142,9 +140,7 @@ class TmBench:
         return found
 
     def stat(self, name: str) -> int:
-        return next(
-            getattr(self.tm, stat.attribute).read() for stat in self.tm.stats() if stat.name == name
-        )
+        return next(getattr(self.tm, stat.attribute).read() for stat in self.tm.stats() if stat.name == name)
 
     def run_out(self) -> None:
         """Let all timers end; nothing may be left."""

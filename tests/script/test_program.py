@@ -183,7 +183,7 @@ def test_while_is_bounded(lab: Lab) -> None:
 
 def test_break_leaves_the_innermost_loop_or_switch(lab: Lab) -> None:
     assert lab.body(
-        '$var(i) = 0; while ($var(i) < 3) { $var(i) += 1; '
+        "$var(i) = 0; while ($var(i) < 3) { $var(i) += 1; "
         'switch ($var(i)) { case 2: break; default: note("$var(i)"); } }'
     ) == ["1", "3"]
     assert lab.body('while (1) { while (1) { break; } note("outer"); if (give(1)) break; } note("end");') == [
