@@ -63,7 +63,8 @@ class CoreCommands:
 
     def which(self, command: str | None = None) -> Json:
         if command is None:
-            return list(self._registry.names())
+            # Clients offer what is listed here, so the old flat names stand behind the full ones.
+            return [*self._registry.names(), *self._registry.flat_names()]
         if command.endswith(":"):
             names = [name for name in self._registry.names() if name.startswith(command)]
             if names:

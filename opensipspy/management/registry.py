@@ -163,6 +163,10 @@ class Registry:
     def names(self) -> Iterable[str]:
         return self._commands.keys()
 
+    def flat_names(self) -> Iterable[str]:
+        """The old names that commands answer to as well, such as `uptime` and `ul_dump`."""
+        return self._aliases.keys()
+
     def find(self, name: str) -> CommandDecl | None:
         """A command by full name, by an old flat name, or by its bare name while only one module has it.
 

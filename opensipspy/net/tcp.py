@@ -388,7 +388,7 @@ class TcpTransport(Transport):
         """The stream cannot be cut into messages any more, so it cannot be used any more (RFC 3261 §18.3)."""
         self.framing_errors += 1
         self.traffic.dropped_in += 1
-        LOG.warning("%s: %s closed: %s", connection.socket.text, connection.peer.text, error.reason)
+        LOG.info("%s: %s closed: %s", connection.socket.text, connection.peer.text, error.reason)
         connection.close()
         self.connection_lost(connection)
 
@@ -518,7 +518,7 @@ class TcpTransport(Transport):
                 continue
             if 0.0 <= connection.message_since < now - settings.message_time_s:
                 self.traffic.dropped_in += 1
-                LOG.warning("%s: %s closed: it did not end its message", connection.socket.text, connection.peer.text)
+                LOG.info("%s: %s closed: it did not end its message", connection.socket.text, connection.peer.text)
             elif connection.ends_at() >= now:
                 continue
             connection.close()
