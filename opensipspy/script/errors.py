@@ -13,6 +13,8 @@ WARNING: Final = "warning"
 NOTE: Final = "note"
 # A file with more findings than this shows the first ones and the count of the rest.
 MOST_SHOWN: Final = 200
+# Of a longer line only the part around the place is shown.
+WIDEST: Final = 160
 TOO_DEEP: Final = "this is nested too deep: too many levels, or an if with too many else"
 
 
@@ -57,11 +59,14 @@ class Finding(NamedTuple):
         if not 0 < pos.line <= len(lines):
             return head
         text = lines[pos.line - 1].rstrip("\r\n")
+        start = max(0, pos.col - 1 - WIDEST // 2) if len(text) > WIDEST else 0
+        # What is no text could do anything to a terminal.
+        text = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text[start : start + WIDEST])
         # Tabs stay tabs before the caret, so that it stands below its column on every terminal.
-        lead = "".join("\t" if c == "\t" else " " for c in text[: pos.col - 1])
+        lead = "".join("\t" if c == "\t" else " " for c in text[: pos.col - 1 - start])
         width = 1
         if pos.end_line == pos.line and pos.end_col > pos.col:
-            width = min(pos.end_col, len(text) + 1) - pos.col
+            width = min(pos.end_col, start + len(text) + 1) - pos.col
         return f"{head}\n    {text}\n    {lead}{'^' * max(width, 1)}"
 
     def as_dict(self) -> dict[str, object]:

@@ -213,9 +213,15 @@ class Scanner:
             else:
                 token = self._word(at)
                 if token is None:
-                    # The C server passes over it as well.
-                    self._report(at, at + 1, "bad-character", f"{char!r} has no meaning here", severity=WARNING)
-                    at += 1
+                    # The C server passes over it as well. A run of them is one finding.
+                    end = at + 1
+                    while end < length and not (
+                        text[end].isspace() or (text[end].isascii() and text[end].isprintable())
+                    ):
+                        end += 1
+                    shown = repr(char) if end == at + 1 else f"{char!r} and what follows"
+                    self._report(at, end, "bad-character", f"{shown} has no meaning here", severity=WARNING)
+                    at = end
                     continue
                 yield token
                 assert token.end_pos is not None

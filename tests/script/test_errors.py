@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from opensipspy.script.errors import ERROR, NOTE, WARNING, Finding, Pos, ScriptErrors, has_errors, in_order, render
+from opensipspy.script.errors import (
+    ERROR,
+    NOTE,
+    WARNING,
+    WIDEST,
+    Finding,
+    Pos,
+    ScriptErrors,
+    has_errors,
+    in_order,
+    render,
+)
 
 LINES = {"a.cfg": ["route {", "\tt_rely(1, 2);", "}"]}
 
@@ -52,3 +63,18 @@ def test_json_has_the_whole_place() -> None:
         "file": "a.cfg", "line": 2, "column": 2, "end_line": 2, "end_column": 3, "severity": "note", "code": "code",
         "message": "message", "hint": "hint",
     }  # fmt: skip
+
+
+def test_a_long_line_is_shown_around_the_place() -> None:
+    text = "x" * 1000 + "HERE" + "y" * 1000
+    finding = Finding(Pos("a.cfg", 1, 1001, 1, 1005), ERROR, "x", "m")
+    _, source, caret = finding.render(lambda file: [text]).split("\n")
+    assert len(source) == 4 + WIDEST
+    begin = caret.index("^")
+    assert source[begin : begin + 4] == "HERE"
+    assert caret.count("^") == 4
+
+
+def test_what_is_no_text_cannot_reach_the_terminal() -> None:
+    finding = Finding(Pos("a.cfg", 1, 1), ERROR, "x", "m")
+    assert finding.render(lambda file: ["a\x1b[2Jb\udc80"]).split("\n")[1] == "    a\ufffd[2Jb\ufffd"
