@@ -359,6 +359,7 @@ class Logs:
         self.handler = LogHandler(sinks, prefix)
         self._logger = logger
         logger.handlers = [self.handler]
+        self._before = logger.level, logger.propagate
         logger.propagate = False
         self.set_level(level)
 
@@ -379,6 +380,9 @@ class Logs:
         for sink in self.handler.sinks:
             sink.close()
         self._logger.removeHandler(self.handler)
+        # Another server of this process, or a program around it, finds the logger as it was.
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
 
     @property
     def lost(self) -> int:
