@@ -25,7 +25,6 @@ from typing import Any, Final, TypeVar
 
 from opensipspy.db import (
     NO_DEFAULT,
-    OPERATORS,
     VERSION_TABLE,
     Column,
     Condition,
@@ -34,13 +33,11 @@ from opensipspy.db import (
     DbDriver,
     DbUrl,
     DbValue,
-    Delete,
-    Insert,
-    InsertUpdate,
-    Replace,
+    SqlText,
     Table,
-    Update,
     Write,
+    literal,
+    missing_tables,
 )
 from opensipspy.module import Module, Param
 
@@ -175,7 +172,8 @@ class SqliteDatabase(Database):
     async def select(
         self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
     ) -> list[tuple[DbValue, ...]]:
-        sql, args = select_sql(table, columns, where, order, limit)
+        sql, values = TEXT.select(table, columns, where, order, limit)
+        args = bound_values(values)
         found = self._select_in_loop(sql, args) if where else None
         if found is None:
             found = await self._run(self._in_thread.query, sql, args)
@@ -222,7 +220,7 @@ class SqliteDatabase(Database):
         self._statements.clear()
 
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
-        return await self._run(self._in_thread.raw, sql, [bound(arg) for arg in args])
+        return await self._run(self._in_thread.raw, sql, bound_values(args))
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         if self._closed:
@@ -371,8 +369,8 @@ class _ThreadConnection:
         try:
             counts = []
             for write in writes:
-                sql, args = write_sql(write)
-                counts.append(connection.execute(sql, args).rowcount)
+                sql, args = TEXT.write(write)
+                counts.append(connection.execute(sql, bound_values(args)).rowcount)
         except (sqlite3.Error, OverflowError, DatabaseError) as error:
             failure = error if isinstance(error, DatabaseError) else as_database_error(self._url, error)
             if failure.transient or not connection.in_transaction:
@@ -441,11 +439,14 @@ def uses_index(connection: sqlite3.Connection, sql: str, args: Sequence[Any]) ->
 # --- SQL
 
 
-def quoted(name: str) -> str:
-    """An identifier; raises DatabaseError for one that cannot be a name of a table or a column."""
-    if not name.replace("_", "").isalnum() or not name.isascii():
-        raise DatabaseError(f"{name!r} is no name of a table or column")
-    return f'"{name}"'
+class SqliteText(SqlText):
+    """Statements for SQLite: a name in double quotes that is no column would be a text there, one in backticks is a
+    mistake."""
+
+    quote = "`"
+
+
+TEXT: Final = SqliteText()
 
 
 def bound(value: DbValue) -> int | float | str | bytes | None:
@@ -460,63 +461,8 @@ def bound(value: DbValue) -> int | float | str | bytes | None:
     return value
 
 
-def where_sql(where: Sequence[Condition]) -> tuple[str, list[Any]]:
-    parts = []
-    args = []
-    for column, operator, value in where:
-        if operator not in OPERATORS:
-            raise DatabaseError(f"{operator!r} is no comparison")
-        if value is None and operator in ("=", "!="):
-            parts.append(f"{quoted(column)} IS {'NOT ' if operator == '!=' else ''}NULL")
-        else:
-            parts.append(f"{quoted(column)} {operator} ?")
-            args.append(bound(value))
-    return (" WHERE " + " AND ".join(parts) if parts else ""), args
-
-
-def select_sql(
-    table: str, columns: Sequence[str], where: Sequence[Condition], order: str, limit: int
-) -> tuple[str, list[Any]]:
-    conditions, args = where_sql(where)
-    names = ", ".join([quoted(column) for column in columns]) if columns else "*"
-    sql = f"SELECT {names} FROM {quoted(table)}{conditions}"
-    if order:
-        parts = []
-        for item in order.split(","):
-            column, _, direction = item.strip().partition(" ")
-            if direction.strip().lower() not in ("", "asc", "desc"):
-                raise DatabaseError(f"{order!r} is no order")
-            parts.append(f"{quoted(column)} {direction.strip()}".rstrip())
-        sql += " ORDER BY " + ", ".join(parts)
-    if limit > 0:
-        sql += " LIMIT ?"
-        args.append(limit)
-    return sql, args
-
-
-def write_sql(write: Write) -> tuple[str, list[Any]]:
-    """The statement and arguments of a write."""
-    table = quoted(write.table)
-    if isinstance(write, Delete):
-        conditions, args = where_sql(write.where)
-        return f"DELETE FROM {table}{conditions}", args
-    if not write.row:
-        raise DatabaseError(f"a write to {write.table} without columns")
-    names = [quoted(name) for name in write.row]
-    values: list[Any] = [bound(value) for value in write.row.values()]
-    if isinstance(write, Update):
-        conditions, args = where_sql(write.where)
-        return f"UPDATE {table} SET {', '.join([f'{name} = ?' for name in names])}{conditions}", values + args
-    into = f"INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-    if isinstance(write, Insert):
-        return f"INSERT {into}", values
-    if isinstance(write, Replace):
-        return f"INSERT OR REPLACE {into}", values
-    assert isinstance(write, InsertUpdate)
-    keys = [quoted(key) for key in write.keys]
-    rest = [f"{name} = excluded.{name}" for name in names if name not in keys]
-    action = f"DO UPDATE SET {', '.join(rest)}" if rest else "DO NOTHING"
-    return f"INSERT {into} ON CONFLICT ({', '.join(keys)}) {action}", values
+def bound_values(args: Sequence[DbValue]) -> list[Any]:
+    return [bound(arg) for arg in args]
 
 
 # --- tables
@@ -524,11 +470,11 @@ def write_sql(write: Write) -> tuple[str, list[Any]]:
 
 def column_sql(column: Column) -> str:
     if column.primary and column.autoincrement:
-        return f"{quoted(column.name)} INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL"
+        return f"{TEXT.name(column.name)} INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL"
     kind = SQL_TYPES[column.type]
     if column.size is not None and kind in ("CHAR", "FLOAT", "DOUBLE"):
         kind = f"{kind}({column.size})"
-    text = f"{quoted(column.name)} {kind}"
+    text = f"{TEXT.name(column.name)} {kind}"
     if column.primary:
         text += " PRIMARY KEY"
     if column.default is not NO_DEFAULT:
@@ -536,25 +482,15 @@ def column_sql(column: Column) -> str:
     return text if column.null else f"{text} NOT NULL"
 
 
-def literal(column: Column) -> str:
-    """A column's default as SQL."""
-    value = column.default
-    if value is None:
-        return "NULL"
-    if SQL_TYPES[column.type] in ("INTEGER", "FLOAT", "DOUBLE"):
-        return str(float(str(value))) if SQL_TYPES[column.type] != "INTEGER" else str(int(str(value)))
-    return "'" + str(value).replace("'", "''") + "'"
-
-
 def table_sql(table: Table) -> list[str]:
     """The statements that make a table and its indexes."""
     columns = ",\n    ".join(column_sql(column) for column in table.columns)
-    statements = [f"CREATE TABLE {quoted(table.name)} (\n    {columns}\n)"]
+    statements = [f"CREATE TABLE {TEXT.name(table.name)} (\n    {columns}\n)"]
     for index in table.indexes:
         unique = "UNIQUE " if index.unique else ""
-        names = ", ".join(quoted(name) for name in index.columns)
+        names = ", ".join(TEXT.name(name) for name in index.columns)
         statements.append(
-            f"CREATE {unique}INDEX {quoted(f'{table.name}_{index.name}')} ON {quoted(table.name)} ({names})"
+            f"CREATE {unique}INDEX {TEXT.name(f'{table.name}_{index.name}')} ON {TEXT.name(table.name)} ({names})"
         )
     return statements
 
@@ -574,16 +510,7 @@ def create_tables(url: DbUrl, path: Path, tables: Sequence[Table], options: Opti
                 connection.execute(statement)
             made.append(VERSION_TABLE.name)
         versions = dict(connection.execute("SELECT table_name, table_version FROM version").fetchall())
-        for table in tables:
-            if table.name == VERSION_TABLE.name:
-                continue
-            if table.name in there:
-                if versions.get(table.name) != table.version:
-                    raise DatabaseError(
-                        f"{url}: table {table.name} is there in version {versions.get(table.name, 'unknown')},"
-                        f" {table.version} is needed; nothing was changed"
-                    )
-                continue
+        for table in missing_tables(url, tables, there, versions):
             for statement in table_sql(table):
                 connection.execute(statement)
             connection.execute("INSERT OR REPLACE INTO version VALUES (?, ?)", (table.name, table.version))

@@ -15,9 +15,11 @@ from .database import (
 )
 from .driver import Databases, DbDriver
 from .errors import DatabaseError
+from .pool import Limits, Link, LostError, PooledDatabase
 from .schema import NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
+from .sql import SqlText, literal, missing_tables, numbered_marks
 from .url import DbUrl, parse_url
-from .values import as_float, as_int, as_text
+from .values import as_db_value, as_float, as_int, as_text
 
 __all__ = [
     "NO_DEFAULT",
@@ -35,14 +37,23 @@ __all__ = [
     "Index",
     "Insert",
     "InsertUpdate",
+    "Limits",
+    "Link",
+    "LostError",
+    "PooledDatabase",
     "Replace",
     "Row",
+    "SqlText",
     "Table",
     "Update",
     "Write",
+    "as_db_value",
     "as_float",
     "as_int",
     "as_text",
     "auto_id",
+    "literal",
+    "missing_tables",
+    "numbered_marks",
     "parse_url",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from decimal import Decimal
+
 from opensipspy.db.database import DbValue
 
 
@@ -35,3 +38,18 @@ def as_float(value: DbValue) -> float:
         if number == number and abs(number) != float("inf"):
             return number
     raise ValueError(f"{type(value).__name__} is not a number")
+
+
+def as_db_value(value: object) -> DbValue:
+    """What a client library gave for a column, as one of the types that modules know."""
+    if value is None or isinstance(value, str | bytes | float):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, datetime):
+        return value.astimezone().replace(tzinfo=None) if value.tzinfo is not None else value
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    return str(value)

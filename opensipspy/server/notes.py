@@ -12,7 +12,6 @@ NO_LIMIT: Final = "texts have no buffer that could be too small"
 GLOBALS: Final[Mapping[str, str]] = {
     "auto_scaling_cycle": WORKERS,
     "auto_scaling_profile": WORKERS,
-    "db_max_async_connections": "the database driver bounds its own connections",
     "db_version_table": "the versions of tables are kept in the table version",
     "dns": "names are looked up when a message has to go there",
     "dns_servers_no": "the system's list of name servers is used",

@@ -1,0 +1,220 @@
+"""Real servers for tests: private data folders, free loopback ports, killed and started again at will."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE_S = 30.0
+INITDB = ("--no-sync", "-E", "UTF8", "--locale=C")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def program(*names: str, folders: tuple[str, ...] = ()) -> str | None:
+    """The path of the first of the programs that is there."""
+    for name in names:
+        for folder in (*folders, "/usr/sbin", "/usr/local/sbin"):
+            if os.access(Path(folder, name), os.X_OK):
+                return str(Path(folder, name))
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+class BackendServer:
+    """A server program in a folder of its own. `account`: whom it runs as when the tests run as root."""
+
+    account = ""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="opensipspy-"))
+        self.folder.chmod(0o755)
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.getuid() == 0 and self.account:
+            shutil.chown(self.folder, self.account)
+
+    def run(self, command: list[str]) -> None:
+        """A program that prepares something."""
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._as())
+
+    def _as(self) -> dict[str, object]:
+        if os.getuid() != 0 or not self.account:
+            return {"cwd": self.folder}
+        entry = pwd.getpwnam(self.account)
+        return {"cwd": self.folder, "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Whether the server answers."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return True
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        """Returns when the server answers."""
+        with open(self.folder / "output", "ab") as output:
+            self._process = subprocess.Popen(self.command(), stdout=output, stderr=output, **self._as())
+        end = time.monotonic() + PATIENCE_S
+        while not self.ready():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(
+                    f"{self.command()[0]}: {(self.folder / 'output').read_text(errors='replace')[-2000:]}"
+                )
+            time.sleep(0.02)
+
+    def processes(self) -> list[int]:
+        """The server and its children."""
+        if self._process is None:
+            return []
+        found = [self._process.pid]
+        for pid in found:
+            try:
+                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            except OSError:
+                continue
+        return found
+
+    def signal(self, number: int) -> None:
+        for pid in self.processes():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def kill(self) -> None:
+        """kill -9 of every process."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PostgresServer(BackendServer):
+    """PostgreSQL that trusts everybody but "locked", who needs the password "secret"."""
+
+    package = "postgresql"
+    account = "postgres"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        """The folder of the programs."""
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
+        for folder in [*folders, *(Path(p) for p in os.environ.get("PATH", "").split(":"))]:
+            if (folder / "initdb").exists() and (folder / "postgres").exists():
+                return str(folder)
+        return None
+
+    def prepare(self, *more: str) -> None:
+        """more: settings as name=value."""
+        folder = self.programs()
+        self._more = list(more)
+        self.run([f"{folder}/initdb", "-D", f"{self.folder}/data", "-A", "trust", "-U", "postgres", *INITDB])
+        access = self.folder / "data" / "pg_hba.conf"
+        access.write_text("host all locked all scram-sha-256\n" + access.read_text())
+
+    def command(self) -> list[str]:
+        settings = ["listen_addresses=127.0.0.1", "full_page_writes=off", "shared_buffers=32MB", *self._more]
+        # Without fsync: a killed process loses nothing that the kernel has.
+        settings += ["fsync=off", "synchronous_commit=on"]
+        command = [
+            f"{self.programs()}/postgres",
+            "-D",
+            f"{self.folder}/data",
+            "-p",
+            str(self.port),
+            "-k",
+            str(self.folder),
+        ]
+        return command + [part for setting in settings for part in ("-c", setting)]
+
+    def ready(self) -> bool:
+        check = [f"{self.programs()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(check, check=False).returncode == 0
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgres://{user}@127.0.0.1:{self.port}/{database}"
+
+
+class MariadbServer(BackendServer):
+    """MariaDB with a user root without password."""
+
+    package = "mariadb-server"
+    account = "mysql"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("mariadbd", "mysqld") if program("mariadb-install-db") else None
+
+    def prepare(self, *more: str) -> None:
+        """more: options of the server."""
+        self._more = list(more)
+        self.run(
+            [str(program("mariadb-install-db")), "--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db"]
+            + ["--auth-root-authentication-method=normal", "--skip-name-resolve"]
+            + (["--user=mysql"] if os.getuid() == 0 else [])
+        )
+
+    def command(self) -> list[str]:
+        return [
+            str(self.programs()),
+            "--no-defaults",
+            f"--datadir={self.folder}/data",
+            "--bind-address=127.0.0.1",
+            f"--port={self.port}",
+            f"--socket={self.folder}/s",
+            f"--pid-file={self.folder}/pid",
+            "--skip-name-resolve",
+            # Written to the kernel at each commit: a killed process loses nothing that it has acknowledged.
+            "--innodb-flush-log-at-trx-commit=2",
+            "--innodb-buffer-pool-size=32M",
+            "--innodb-log-file-size=16M",
+            "--skip-log-bin",
+            *self._more,
+        ]
+
+    def url(self, database: str, user: str = "root") -> str:
+        return f"mysql://{user}@127.0.0.1:{self.port}/{database}"
+
+
+class RedisServer(BackendServer):
+    """Redis without a file."""
+
+    package = "redis-server"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("redis-server", "valkey-server")
+
+    def prepare(self, *more: str) -> None:
+        """more: options of the server."""
+        self._more = list(more)
+
+    def command(self) -> list[str]:
+        return [
+            *(str(self.programs()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+            *("--save", "", "--appendonly", "no"),
+            *self._more,
+        ]
