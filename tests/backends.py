@@ -197,24 +197,3 @@ class MariadbServer(BackendServer):
 
     def url(self, database: str, user: str = "root") -> str:
         return f"mysql://{user}@127.0.0.1:{self.port}/{database}"
-
-
-class RedisServer(BackendServer):
-    """Redis without a file."""
-
-    package = "redis-server"
-
-    @classmethod
-    def programs(cls) -> str | None:
-        return program("redis-server", "valkey-server")
-
-    def prepare(self, *more: str) -> None:
-        """more: options of the server."""
-        self._more = list(more)
-
-    def command(self) -> list[str]:
-        return [
-            *(str(self.programs()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-            *("--save", "", "--appendonly", "no"),
-            *self._more,
-        ]
