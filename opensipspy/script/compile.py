@@ -49,11 +49,17 @@ def compile_script(script: Any, catalogue: Catalogue) -> Program:
     """
     if script.compiled:
         return Program(script.image, catalogue)
-    image = Compiler(script, catalogue).image()
+    return compile_with(Compiler(script, catalogue))
+
+
+def compile_with(compiler: Compiler) -> Program:
+    """The program that a compiler makes; tools bring compilers of their own (see probes.py). Raises ScriptErrors."""
+    image = compiler.image()
     try:
-        return Program(image, catalogue)
+        return Program(image, compiler.catalogue)
     except BadRecipe as error:
         # The checker prepares every constant, so only what depends on the time or the place comes here.
+        script = compiler.script
         pos = Pos(error.file or script.path, error.line or 1, 1)
         raise ScriptErrors([Finding(pos, ERROR, "constant", str(error))], script.file_lines) from error
 
@@ -83,7 +89,7 @@ class Compiler:
                 continue
             seen.add((block.kind, block.name))
             try:
-                code = RouteEmitter(self, block).code()
+                code = self.emitter(block).code()
             except SyntaxError as error:
                 # CPython nests loops 20 deep, and every switch and while is one.
                 pos = Pos(block.pos.file, error.lineno or block.pos.line, error.offset or 1)
@@ -98,6 +104,10 @@ class Compiler:
         if findings:
             raise ScriptErrors(findings, self.script.file_lines)
         return Image(routes, self.recipes, self.script.globals)
+
+    def emitter(self, block: tree.Block) -> RouteEmitter:
+        """What makes the code of one route."""
+        return RouteEmitter(self, block)
 
     def slot(self, *recipe: Any) -> str:
         """The global name of what a recipe makes; the same recipe has one name."""
@@ -190,7 +200,7 @@ class RouteEmitter:
         body = self.block.body
         if body and isinstance(body[-1], _ENDS):
             self._body(body)
-        elif self.block.kind == kinds.REQUEST and self.block.name and _has_result(body):
+        elif self.block.kind == kinds.REQUEST and self.block.name and has_result(body):
             result = self._result(body)
             self._no_values()
             self._emit(ast.Return(result))
@@ -206,7 +216,7 @@ class RouteEmitter:
 
     def _result(self, statements: Sequence[Stm]) -> ast.expr:
         """Emit statements; the expression is the result of the last one."""
-        if not _has_result(statements):
+        if not has_result(statements):
             self._body(statements)
             return ast.Constant(1 if statements else -1)
         self._body(statements[:-1])
@@ -891,13 +901,13 @@ def _may_err(node: Expr) -> bool:
     return isinstance(node, tree.Not) and _may_err(node.operand)
 
 
-def _has_result(statements: Sequence[Stm]) -> bool:
+def has_result(statements: Sequence[Stm]) -> bool:
     """Whether the last statement decides what a route or a group without `return` results in; else that is 1."""
     if not statements:
         return False
     last = statements[-1]
     if isinstance(last, tree.If):
-        return _has_result(last.then) or _has_result(last.otherwise)
+        return has_result(last.then) or has_result(last.otherwise)
     return isinstance(last, tree.Call | tree.RouteCall) or (isinstance(last, tree.Assign) and _may_fail(last))
 
 

@@ -22,6 +22,7 @@ from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors, in_order
 from opensipspy.script.names import removed_module
+from opensipspy.script.probes import compile_watched
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
 from opensipspy.server.errors import LoadError
@@ -116,7 +117,7 @@ class Loaded:
             findings += self._missing_routes(script)
             if has_errors(findings):
                 raise ScriptErrors(findings, script.file_lines)
-            program = language.compile_script(script, self.catalogue)
+            program = compiled(options, script, self.catalogue)
         except (ScriptErrors, OSError, UnicodeDecodeError) as error:
             flags.restore(kept)
             raise LoadError(explain(error, options.script)) from error
@@ -165,6 +166,13 @@ def load(options: Options) -> Loaded:
         raise LoadError(explain(error, options.script)) from error
 
 
+def compiled(options: Options, script: Any, catalogue: Catalogue) -> Program:
+    """The program of a checked script, for speed or for somebody who watches it."""
+    if options.watch is None:
+        return language.compile_script(script, catalogue)
+    return compile_watched(script, catalogue, options.watch)
+
+
 def _given(settings: Any) -> dict[str, Any]:
     """The global parameters that a script sets, wherever they stand in it."""
     found = {name: getattr(settings, name.replace("-", "_"), None) for name in sorted(settings.given)}
@@ -185,7 +193,7 @@ def explain(error: Exception, path: str) -> str:
 
 def _load(options: Options) -> Loaded:
     cache = language.ProgramCache(cache_folder())
-    kept = options.text is None and not options.check_only
+    kept = options.text is None and not options.check_only and options.watch is None
     cached = cache.load(options.script, options.preprocessor) if kept else None
     if cached is not None:
         try:
@@ -201,7 +209,7 @@ def _load(options: Options) -> Loaded:
         # What is left of it is checked as well, so that all mistakes come out in one pass.
         script = errors.script
     loaded = _assemble(options, script)
-    if options.text is None and not loaded.warnings:
+    if options.text is None and options.watch is None and not loaded.warnings:
         cache.store(script, loaded.program)
     return loaded
 
@@ -226,7 +234,7 @@ def _assemble(options: Options, script: Any) -> Loaded:
         Blacklists(lambda: 0.0).define(script.globals.blacklists, dns=False)
     except ValueError as error:
         raise LoadError(f"{options.script}: {error}") from error
-    program = language.compile_script(script, catalogue)
+    program = compiled(options, script, catalogue)
     loaded = Loaded(script, program, catalogue, services, modules)
     loaded.findings = in_order(findings)
     loaded.warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []

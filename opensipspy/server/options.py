@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opensipspy.script.probes import Watch
+
 
 class Options:
     """script: path, "-" for standard input. check_only: 0 run, 1 `-c`, 2 `-C`. verbosity: how many `-d`.
@@ -32,5 +37,10 @@ class Options:
         self.arguments: dict[str, str] = {}
         self.notes: list[str] = []
         self.argv: list[str] = []
+        # Compiles the script so that somebody watches it (script/probes.py); None: for speed.
+        self.watch: Watch | None = None
+        # Where the debug adapter listens, "address:port" or "unix:path"; "" none. debug_wait: until a client is there.
+        self.debug_adapter = ""
+        self.debug_wait = False
         # Written to when the server has started or failed; below 0 when nobody waits.
         self.status_fd = -1
