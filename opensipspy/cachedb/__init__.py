@@ -1,0 +1,38 @@
+"""Key-value stores: the contract that scripts and modules use and drivers fulfil."""
+
+from .driver import CacheDbDriver, CacheDbs
+from .errors import CacheError
+from .remote import Limits, RemoteCacheDb
+from .store import (
+    LARGEST_COUNTER,
+    SMALLEST_COUNTER,
+    CacheDb,
+    CacheValue,
+    InstantCacheDb,
+    Map,
+    Pairs,
+    to_bytes,
+    to_counter,
+    to_text,
+)
+from .url import CacheUrl, parse_url
+
+__all__ = [
+    "LARGEST_COUNTER",
+    "SMALLEST_COUNTER",
+    "CacheDb",
+    "CacheDbDriver",
+    "CacheDbs",
+    "CacheError",
+    "CacheUrl",
+    "CacheValue",
+    "InstantCacheDb",
+    "Limits",
+    "Map",
+    "Pairs",
+    "RemoteCacheDb",
+    "parse_url",
+    "to_bytes",
+    "to_counter",
+    "to_text",
+]
