@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from opensipspy.db import Database
     from opensipspy.events import Hub
-    from opensipspy.management import Registry, Statistics
+    from opensipspy.management import Registry, Statistics, StatusReports
     from opensipspy.module.module import Module
     from opensipspy.script.declare import Catalogue
     from opensipspy.script.run import Run
@@ -61,10 +61,13 @@ class Core(ABC):
     """Global parameters of the script, typed attributes with defaults (`script.Globals`)."""
     program: Any
     """The compiled script (`script.Program`); None until it is compiled. Replaced by a reload."""
+    services: Any = None
+    """What scripts ask of the server (`script.ScriptServices`); None in tests without scripts."""
     catalogue: Catalogue
     sockets: list[Socket]
     stats: Statistics
     mi: Registry
+    status: StatusReports
     events: Hub
     flags: Any
     """Script flag names to masks: `flags.mask("message" | "branch", name)`."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from opensipspy import sip
 from opensipspy.events import Hub
-from opensipspy.management import Registry, Statistics
+from opensipspy.management import Registry, Statistics, StatusReports
 from opensipspy.module.core import Core, LocateError, Target
 from opensipspy.module.module import Module
 from opensipspy.script.declare import Catalogue, VarRef
@@ -109,6 +109,7 @@ class FakeCore(Core):
         self.sockets = list(sockets) if sockets is not None else [sip.Socket(sip.PROTO_UDP, "127.0.0.1", 5060)]
         self.stats = Statistics()
         self.mi = Registry()
+        self.status = StatusReports(self.time)
         self.clock = 1000.0
         self.wall = START_TIME
         self.events = Hub(now=self.now)
