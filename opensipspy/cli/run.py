@@ -20,6 +20,7 @@ FAILED: Final = 1
 USAGE_ERROR: Final = 2
 
 FLAGS: Final = "A:a:b:CcDdEe:Ff:G:g:hik:l:M:m:N:n:o:P:p:Rrs:Tt:u:VvW:w:"
+LONG_FLAGS: Final = ("help", "version", "debug-adapter=", "debug-wait")
 DEFAULT_SCRIPTS: Final = ("/usr/local/etc/opensips/opensips.cfg", "/etc/opensips/opensips.cfg")
 
 # Flags that are accepted because scripts of operators give them, with what they get instead.
@@ -65,6 +66,8 @@ Start the SIP server with a routing script:
   -v          drop replies whose topmost Via is not ours
   -V          version
   -h          this help
+  --debug-adapter ADDRESS:PORT  let editors hold calls at lines of the script (loopback only; or unix:PATH)
+  --debug-wait   start when a debugger has connected
   -a -e -k -s -M -m -N -n -W -i -r -R   accepted; they mean nothing here
 
 OPENSIPSPY_NAME_SERVERS in the environment names the DNS servers (ADDRESS[:PORT],...) instead of the system's list.
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Start the server; returns the exit status when it has ended."""
     try:
-        given, rest = getopt.gnu_getopt(list(arguments), FLAGS, ["help", "version"])
+        given, rest = getopt.gnu_getopt(list(arguments), FLAGS, LONG_FLAGS)
         if rest:
             raise getopt.GetoptError(f"unexpected argument {rest[0]!r}")
         flags = [flag for flag, _ in given]
@@ -122,8 +125,15 @@ def read_flags(given: Sequence[tuple[str, str]]) -> Options:
         "-G": "pgid_file",
         "-p": "preprocessor",
         "-A": "advertised_address",
+        "--debug-adapter": "debug_adapter",
     }
-    switches = {"-F": "foreground", "-E": "log_stderr", "-D": "debug_mode", "-v": "check_via"}
+    switches = {
+        "-F": "foreground",
+        "-E": "log_stderr",
+        "-D": "debug_mode",
+        "-v": "check_via",
+        "--debug-wait": "debug_wait",
+    }
     for flag, value in given:
         if flag in texts:
             setattr(options, texts[flag], value)
@@ -148,6 +158,8 @@ def read_flags(given: Sequence[tuple[str, str]]) -> Options:
             if flag in ("-M", "-m", "-N", "-n"):
                 number(flag, value)
             options.notes.append(f"{flag} has no effect: {IGNORED[flag]}")
+    if options.debug_wait and not options.debug_adapter:
+        raise ValueError("--debug-wait waits for a client of --debug-adapter ADDRESS:PORT, which is missing")
     if not options.script:
         options.script = next((path for path in DEFAULT_SCRIPTS if os.path.exists(path)), "")
     return options

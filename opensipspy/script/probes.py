@@ -90,6 +90,9 @@ class Watch:
     async def halt_failed(self, run: Run, error: Exception) -> None:
         """Hold the run that is about to end."""
 
+    def left(self, run: Run) -> None:
+        """A route has ended; told when `halting`."""
+
 
 def compile_watched(script: Script, catalogue: Catalogue, watch: Watch) -> Program:
     """Compile a checked script (never a kept one, which has no tree) so that `watch` is told. Raises ScriptErrors."""
@@ -104,6 +107,7 @@ def compile_watched(script: Script, catalogue: Catalogue, watch: Watch) -> Progr
         "_w_halt": watch.halt,
         "_w_failing": watch.failing,
         "_w_halt_failed": watch.halt_failed,
+        "_w_left": watch.left,
         "_w_Exception": Exception,
     }
     for route in program.all_routes():
@@ -167,7 +171,8 @@ class WatchedEmitter(RouteEmitter):
         held = ast.Expr(ast.Await(self._call("_w_halt_failed", self._run, error)))
         asked = ast.If(self._call("_w_failing", self._run, error), [held], [])
         handler = ast.ExceptHandler(self._name("_w_Exception"), "failure", [asked, ast.Raise()])
-        self._emit(ast.Try(body, [handler], [], []), self.block.pos)
+        left = ast.Expr(self._call("_w_left", self._run))
+        self._emit(ast.Try(body, [handler], [], [left]), self.block.pos)
 
     def _body(self, statements: Any) -> None:
         for statement in statements:

@@ -9,6 +9,8 @@ import sys
 import traceback
 from typing import Final
 
+from opensipspy.server.debugged import DebuggedServer
+from opensipspy.server.debugger import Debugger
 from opensipspy.server.errors import LoadError
 from opensipspy.server.load import Loaded, load
 from opensipspy.server.logs import (
@@ -37,6 +39,8 @@ LOG: Final = logging.getLogger("opensipspy.core")
 def launch(options: Options) -> int:
     """Check the script and end (`-c`), or run the server until it is stopped. Returns the exit status."""
     early = Logs(logging.getLogger("opensipspy"), [standard_error_sink()], L_NOTICE + options.verbosity)
+    if options.debug_adapter:
+        options.watch = Debugger()
     try:
         loaded = load(options)
     except LoadError as error:
@@ -77,7 +81,7 @@ def run(options: Options, loaded: Loaded, logs: Logs) -> int:
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(loop_trouble)
     try:
-        server = Server(options, loaded, logs, loop)
+        server = (DebuggedServer if options.debug_adapter else Server)(options, loaded, logs, loop)
         return loop.run_until_complete(server.main(ready))
     except Exception as error:  # noqa: BLE001 - the last resort of the process: one line, and the status
         LOG.critical("the server has failed: %s: %s", type(error).__name__, error)
