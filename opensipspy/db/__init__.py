@@ -16,12 +16,13 @@ from .database import (
 from .driver import Databases, DbDriver
 from .errors import DatabaseError
 from .pool import Limits, Link, LostError, PooledDatabase
-from .schema import NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
+from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
 from .sql import SqlText, literal, missing_tables, numbered_marks
 from .url import DbUrl, parse_url
 from .values import as_db_value, as_float, as_int, as_text
 
 __all__ = [
+    "INTEGER_TYPES",
     "NO_DEFAULT",
     "OPERATORS",
     "VERSION_TABLE",

@@ -96,8 +96,12 @@ class Database(ABC):
     def __init__(self, url: DbUrl) -> None:
         self.url = url
         self.available = True
+        self.version_table = "version"
+        self.buffered_writes = 0
+        self.flush_s = 0.0
         self._queue: deque[Write] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._enough = asyncio.Event()
 
     # --- what a driver does
 
@@ -147,7 +151,7 @@ class Database(ABC):
 
     async def table_version(self, table: str) -> int:
         """The version of a table's layout; 0 when the `version` table does not name it."""
-        rows = await self.select("version", ("table_version",), (("table_name", "=", table),), limit=1)
+        rows = await self.select(self.version_table, ("table_version",), (("table_name", "=", table),), limit=1)
         value = rows[0][0] if rows else 0
         return value if isinstance(value, int) else 0
 
@@ -166,10 +170,15 @@ class Database(ABC):
         return len(self._queue)
 
     def write_later(self, *writes: Write) -> None:
-        """Take the writes and return at once; raises DatabaseError when too many are waiting already."""
+        """Take the writes and return at once; raises DatabaseError when too many are waiting already.
+
+        With `buffered_writes`, so many are gathered before they travel together, for `flush_s` seconds at most.
+        """
         if len(self._queue) + len(writes) > MAX_QUEUED_WRITES:
             raise DatabaseError(f"{self.url}: {len(self._queue)} writes are waiting already", transient=True)
         self._queue.extend(writes)
+        if len(self._queue) >= self.buffered_writes:
+            self._enough.set()
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_queue(), name=f"writes to {self.url}")
 
@@ -185,6 +194,13 @@ class Database(ABC):
     async def _write_queue(self) -> None:
         delay = FIRST_RETRY_S
         while self._queue:
+            if len(self._queue) < self.buffered_writes:
+                self._enough.clear()
+                try:
+                    async with asyncio.timeout(self.flush_s or None):
+                        await self._enough.wait()
+                except TimeoutError:
+                    pass  # few, but old enough
             try:
                 await self._write_some()
                 delay = FIRST_RETRY_S

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import ClassVar
 
 from opensipspy.db.database import Database
 from opensipspy.db.errors import DatabaseError
-from opensipspy.db.schema import Table
+from opensipspy.db.schema import VERSION_TABLE, Table
 from opensipspy.db.url import DbUrl, parse_url
 
 
@@ -18,6 +19,9 @@ class DbDriver(ABC):
 
     schemes: ClassVar[Sequence[str]] = ()
     """The URL schemes that the driver serves."""
+
+    declared: Mapping[str, Table] = MappingProxyType({})
+    """The tables that the loaded modules declare, for back-ends that keep no keys or columns of their own."""
 
     @abstractmethod
     def open_database(self, url: DbUrl) -> Database:
@@ -38,11 +42,27 @@ class Databases:
     def __init__(self) -> None:
         self._drivers: dict[str, DbDriver] = {}
         self._open: dict[str, Database] = {}
+        self._tables: dict[str, Table] = {}
+        self._version_table = VERSION_TABLE.name
+        self._buffered_writes = 0
+        self._flush_s = 0.0
+
+    def configure(self, *, version_table: str = "", buffered_writes: int = 0, flush_s: float = 0.0) -> None:
+        """The globals db_version_table, query_buffer_size (rows) and query_flush_time (seconds; 0: no limit)."""
+        self._version_table = version_table or VERSION_TABLE.name
+        self._buffered_writes = buffered_writes
+        self._flush_s = flush_s
 
     def add(self, driver: DbDriver) -> None:
         """Let the driver serve its schemes."""
+        driver.declared = self._tables
         for scheme in driver.schemes:
             self._drivers[scheme] = driver
+
+    def declare(self, tables: Sequence[Table]) -> None:
+        """The tables of a loaded module, for the drivers."""
+        for table in tables:
+            self._tables.setdefault(table.name, table)
 
     def get(self, url: str) -> Database:
         """The database behind a URL; raises DatabaseError for a bad URL and for one whose driver is not loaded."""
@@ -57,7 +77,11 @@ class Databases:
                 near = get_close_matches(parsed.scheme, list(self._drivers), n=1)
                 hint = f"did you mean {near[0]}?" if near else f'loadmodule "db_{parsed.scheme}.so" is missing?'
                 raise DatabaseError(f"no driver for {parsed.scheme} URLs is loaded ({hint})")
-            found = self._open[url] = driver.open_database(parsed)
+            found = driver.open_database(parsed)
+            found.version_table = self._version_table
+            found.buffered_writes = self._buffered_writes
+            found.flush_s = self._flush_s
+            self._open[url] = found
         return found
 
     @property
@@ -66,9 +90,12 @@ class Databases:
         return list(self._open.values())
 
     async def close(self) -> list[DatabaseError]:
-        """Flush and close all of them; returns what went wrong, for the log."""
+        """Flush and close all of them; returns what went wrong, for the log.
+
+        The last that was opened comes first: it may stand on others, which were opened for it.
+        """
         failures = []
-        for database in self._open.values():
+        for database in reversed(self._open.values()):
             try:
                 await database.close()
             except DatabaseError as error:

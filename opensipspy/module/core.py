@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from asyncio import Task
 
+    from opensipspy.cachedb import CacheDb
     from opensipspy.db import Database
     from opensipspy.events import Hub
     from opensipspy.management import Registry, Statistics, StatusReports
@@ -163,3 +164,7 @@ class Core(ABC):
     @abstractmethod
     def database(self, url: str) -> Database:
         """The database behind a URL; modules that give the same URL share it."""
+
+    def cachedb(self, url: str) -> CacheDb:
+        """The key-value store behind a URL; modules that give the same URL share it. Raises cachedb.CacheError."""
+        raise LookupError("this core has no key-value stores")

@@ -12,7 +12,6 @@ NO_LIMIT: Final = "texts have no buffer that could be too small"
 GLOBALS: Final[Mapping[str, str]] = {
     "auto_scaling_cycle": WORKERS,
     "auto_scaling_profile": WORKERS,
-    "db_version_table": "the versions of tables are kept in the table version",
     "dns": "names are looked up when a message has to go there",
     "dns_servers_no": "the system's list of name servers is used",
     "dns_use_search_list": "names of SIP are complete, so the search list is never used",
@@ -29,8 +28,6 @@ GLOBALS: Final[Mapping[str, str]] = {
     "pi_framework": "there is no provisioning interface yet",
     "poll_method": "the event loop chooses how it polls",
     "pv_print_buf_size": NO_LIMIT,
-    "query_buffer_size": "the database driver gathers writes by itself",
-    "query_flush_time": "the database driver gathers writes by itself",
     "restart_persistency_cache_file": "nothing is kept in memory over a restart",
     "restart_persistency_size": "nothing is kept in memory over a restart",
     "rev_dns": "names are not looked up by address",

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opensipspy import sip
+from opensipspy.module.blank import blank_run
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
-from opensipspy.sip import Peer
 
 if TYPE_CHECKING:
     from opensipspy.module import CancelHandle
@@ -90,16 +89,7 @@ class Routes:
 
     def made_up_run(self, kind: int) -> Run:
         """A run without a message from the network: routes that run for none see this one."""
-        core = self._core
-        socket = core.sockets[0]
-        peer = Peer(socket.proto, socket.address, socket.port)
-        text = (
-            f"OPTIONS sip:{socket.host_text}:{socket.port} SIP/2.0\r\n"
-            f"Via: {socket.via_prefix}z9hG4bKnone\r\n"
-            f"From: <sip:{socket.host_text}>;tag=none\r\nTo: <sip:{socket.host_text}>\r\n"
-            "Call-ID: none\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-        )
-        return Run(sip.parse_message(text.encode(), peer, socket), kind, core.program, core.services)
+        return blank_run(self._core, kind)
 
     def close(self) -> None:
         """No timer and no event starts a route any more."""

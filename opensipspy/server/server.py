@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opensipspy import __version__, sip
 from opensipspy.db import DbDriver
 from opensipspy.management import (
+    CacheCommands,
     CoreCommands,
     EventCommands,
     LogConsumerCommands,
@@ -56,6 +57,7 @@ from opensipspy.server.process import PidFile, ProcessError, Readiness, become, 
 from opensipspy.server.routes import Routes
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
+from opensipspy.server.stores import NamedStores, count_stores
 from opensipspy.server.trouble import describe_failure
 from opensipspy.sip import Peer
 
@@ -219,7 +221,13 @@ class Server:
         core.services = self.services
         core.modules = self.loaded.modules
         core.blacklists.define(self.loaded.globals.blacklists, dns=not self.loaded.globals.disable_dns_blacklist)
+        core.databases.configure(
+            version_table=self.loaded.globals.db_version_table,
+            buffered_writes=self.loaded.globals.query_buffer_size,
+            flush_s=self.loaded.globals.query_flush_time,
+        )
         for module in core.modules.values():
+            core.databases.declare(module.tables)
             if isinstance(module, DbDriver):
                 core.databases.add(module)
         self.services.attach(core, self.logs)
@@ -416,6 +424,9 @@ class Server:
         StatusCommands(core.mi, core.status).register()
         TcpCommands(core.mi, Connections(self.network, core.now)).register()
         core.blacklists.register(core.mi)
+        if core.cachedbs:
+            CacheCommands(core.mi, NamedStores(core.cachedbs)).register()
+            count_stores(core.stats, core.cachedbs)
         CoreEvents(core, self.logs, self.loaded.globals).register()
         LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()
 
@@ -496,6 +507,8 @@ class Server:
         self.logs.flush()
 
     async def _close_databases(self) -> None:
+        for failure in await self.core.cachedbs.close():
+            LOG.error("key-value store: %s", failure)
         for error in await self.core.databases.close():
             LOG.error("database: %s", error)
 

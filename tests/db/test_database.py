@@ -32,6 +32,7 @@ class Memory(Database):
         self.rows: list[object] = []
         self.failures: list[DatabaseError] = []
         self.calls = 0
+        self.written = asyncio.Event()
 
     async def select(
         self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
@@ -50,6 +51,7 @@ class Memory(Database):
             raise DatabaseError("this row never fits")
         self.rows += [w.row["id"] for w in writes if isinstance(w, Insert)]
         self.note_success()
+        self.written.set()
         return [1] * len(writes)
 
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
@@ -199,3 +201,61 @@ def test_closing_flushes_and_reports_what_failed():
         assert [str(f) for f in failures] == ["gone"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("flush_s", "number"), [(0.0, 3), (0.01, 2)], ids=["enough of them", "old enough"])
+def test_writes_are_gathered(flush_s: float, number: int):
+    """query_buffer_size and query_flush_time: what is gathered travels together."""
+
+    async def scenario() -> None:
+        databases = Databases()
+        databases.configure(buffered_writes=3, flush_s=flush_s)
+        databases.add(MemoryDriver())
+        database = databases.get("memory:x")
+        assert isinstance(database, Memory)
+        for each in range(number):
+            database.write_later(row(each))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if each < 2:
+                assert database.rows == []
+        await asyncio.wait_for(database.written.wait(), 5)
+        assert database.rows == list(range(number))
+        assert database.calls == 1
+
+    asyncio.run(scenario())
+
+
+def test_gathered_writes_are_flushed_at_the_end():
+    async def scenario() -> None:
+        databases = Databases()
+        databases.configure(buffered_writes=100)
+        databases.add(MemoryDriver())
+        database = databases.get("memory:x")
+        assert isinstance(database, Memory)
+        database.write_later(row(1))
+        assert await databases.close() == []
+        assert database.rows == [1]
+
+    asyncio.run(scenario())
+
+
+def test_the_table_of_versions_has_the_name_that_the_script_gives():
+    asked: list[str] = []
+
+    class Asked(Memory):
+        async def select(
+            self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
+        ) -> list[tuple[DbValue, ...]]:
+            asked.append(table)
+            return [(7,)]
+
+    class Driver(MemoryDriver):
+        def open_database(self, url: DbUrl) -> Database:
+            return Asked()
+
+    databases = Databases()
+    databases.configure(version_table="my_versions")
+    databases.add(Driver())
+    assert asyncio.run(databases.get("memory:x").table_version("acc")) == 7
+    assert asked == ["my_versions"]

@@ -38,6 +38,8 @@ from opensipspy.db import (
 from opensipspy.dbdrivers.db_mysql import DbMysql
 from opensipspy.dbdrivers.db_postgres import DbPostgres
 from opensipspy.dbdrivers.db_sqlite import DbSqlite
+from opensipspy.dbdrivers.db_text import DbText
+from opensipspy.dbdrivers.db_virtual import DbVirtual
 from opensipspy.module.testing import FakeCore
 from opensipspy.server.stepper import Stepper
 from tests.backends import BackendServer, MariadbServer, PostgresServer
@@ -101,12 +103,63 @@ def numbers() -> list[int]:
     return []
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+class TextBackend(Backend):
+    """A folder of text files: the driver knows the tables of the modules."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(DbText, None, folder, number)
+        self.url = f"text://{folder / f'test_{number}'}"
+
+    def driver(self, **params: Any) -> DbDriver:
+        made = super().driver(**params)
+        made.declared = {table.name: table for table in (PEOPLE, *declared_tables(None))}
+        return made
+
+
+class VirtualBackend(Backend):
+    """A set of two SQLite databases."""
+
+    def __init__(self, mode: str, folder: Path, number: int) -> None:
+        super().__init__(DbVirtual, None, folder, number)
+        self.url = "virtual://both"
+        self.members = [Backend(DbSqlite, None, folder, place) for place in (number, -number)]
+        self.mode = mode
+
+    def open(self, **params: Any) -> Database:
+        databases = {member.url: member.open() for member in self.members}
+        core = FakeCore(databases=databases)
+        driver = DbVirtual()
+        driver.set_param("db_urls", f"define both {self.mode}")
+        for member in self.members:
+            driver.set_param("db_urls", member.url)
+        database = core.add(driver).open_database(parse_url(self.url))
+        close = database.close
+
+        async def close_all() -> None:
+            await close()
+            for member in databases.values():
+                await member.close()
+
+        database.close = close_all  # type: ignore[method-assign]
+        return database
+
+    def create(self, *tables: Table) -> list[str]:
+        made: list[str] = []
+        for member in self.members:
+            made = member.create(*tables)
+        return made
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "text", "virtual FAILOVER", "virtual PARALLEL"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -> Backend:
     numbers.append(0)
     number = len(numbers)
     if request.param == "sqlite":
         return Backend(DbSqlite, None, tmp_path, number)
+    if request.param == "text":
+        return TextBackend(tmp_path, number)
+    if request.param.startswith("virtual"):
+        return VirtualBackend(request.param.split()[1], tmp_path, number)
     if request.param == "postgres":
         return Backend(DbPostgres, request.getfixturevalue("postgres_server"), tmp_path, number)
     return Backend(DbMysql, request.getfixturevalue("mariadb_server"), tmp_path, number)
@@ -602,9 +655,9 @@ def test_who_stops_waiting_disturbs_nobody(people: Backend) -> None:
         for _ in range(20):
             waiting = asyncio.ensure_future(database.select("people", ("name",)))
             await asyncio.sleep(0)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+            if waiting.cancel():  # text files answer at once, from memory
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
         assert len(await database.select("people", ("name",))) == 4
 
     people.play(scenario)
