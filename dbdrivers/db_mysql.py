@@ -29,6 +29,7 @@ from opensipspy.db import (
     Limits,
     Link,
     LostError,
+    OldTable,
     PooledDatabase,
     Replace,
     SqlText,
@@ -39,6 +40,7 @@ from opensipspy.db import (
     as_text,
     literal,
     missing_tables,
+    old_tables,
 )
 from opensipspy.module import Event, Module, Param, StartError
 
@@ -198,6 +200,20 @@ class DbMysql(Module, DbDriver):
             link = await connect()
         try:
             return await create_tables(url, link, tables)
+        finally:
+            await link.close()
+
+    async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+        link = await self._connector(url)()
+        try:
+            return await outdated(link, tables)
+        finally:
+            await link.close()
+
+    async def migrate_table(self, url: DbUrl, old: OldTable) -> int:
+        link = await self._connector(url)()
+        try:
+            return await migrate(link, old)
         finally:
             await link.close()
 
@@ -464,3 +480,42 @@ async def create_tables(url: DbUrl, link: MysqlLink, tables: Sequence[Table]) ->
         await link.query("REPLACE INTO version VALUES (?, ?)", (table.name, table.version))
         made.append(table.name)
     return made
+
+
+async def outdated(link: MysqlLink, tables: Sequence[Table]) -> list[OldTable]:
+    """`DbDriver.old_tables`."""
+    names = {as_text(row[0]) for row in await link.raw("SHOW TABLES", ())}
+    if VERSION_TABLE.name not in names:
+        return []
+    rows = await link.query("SELECT table_name, table_version FROM version", ())
+    versions = {as_text(name): as_int(version) for name, version in rows}
+    found = []
+    for table, version in old_tables(tables, versions, names):
+        columns = await link.raw(f"SHOW COLUMNS FROM {TEXT.name(table.name)}", ())
+        [(count,)] = await link.query(f"SELECT count(*) FROM {TEXT.name(table.name)}", ())
+        found.append(OldTable(table, version, [as_text(row[0]) for row in columns], as_int(count), names))
+    return found
+
+
+async def migrate(link: MysqlLink, old: OldTable) -> int:
+    """`DbDriver.migrate_table`. MySQL has no transaction for this: the new table is filled beside the old one, and both
+    change their names in one step."""
+    table = old.table
+    aside = f"{table.name}_new"
+    fresh = Table(aside, table.version, table.columns, table.indexes)
+    await link.raw(f"DROP TABLE IF EXISTS {TEXT.name(aside)}", ())
+    try:
+        await link.raw(table_sql(fresh), ())
+        await link.raw(old.copy(TEXT, table.name, aside), ())
+        [(count,)] = await link.query(f"SELECT count(*) FROM {TEXT.name(aside)}", ())
+        await link.raw(
+            f"RENAME TABLE {TEXT.name(table.name)} TO {TEXT.name(old.backup)}, "
+            f"{TEXT.name(aside)} TO {TEXT.name(table.name)}",
+            (),
+        )
+    except DatabaseError:
+        if not link.closed:
+            await link.raw(f"DROP TABLE IF EXISTS {TEXT.name(aside)}", ())
+        raise
+    await link.query("UPDATE version SET table_version = ? WHERE table_name = ?", (table.version, table.name))
+    return as_int(count)

@@ -29,6 +29,7 @@ from opensipspy.db import (
     Limits,
     Link,
     LostError,
+    OldTable,
     PooledDatabase,
     Replace,
     SqlText,
@@ -40,6 +41,7 @@ from opensipspy.db import (
     literal,
     missing_tables,
     numbered_marks,
+    old_tables,
 )
 from opensipspy.module import Module, Param, StartError
 
@@ -148,6 +150,20 @@ class DbPostgres(Module, DbDriver):
             link = await connect()
         try:
             return await create_tables(url, link, tables)
+        finally:
+            await link.close()
+
+    async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+        link = await self._connector(url)()
+        try:
+            return await outdated(link, tables)
+        finally:
+            await link.close()
+
+    async def migrate_table(self, url: DbUrl, old: OldTable) -> int:
+        link = await self._connector(url)()
+        try:
+            return await migrate(link, old)
         finally:
             await link.close()
 
@@ -526,3 +542,58 @@ async def create_tables(url: DbUrl, link: PostgresLink, tables: Sequence[Table])
         made.append(table.name)
     await link.command("COMMIT")
     return made
+
+
+async def outdated(link: PostgresLink, tables: Sequence[Table]) -> list[OldTable]:
+    """`DbDriver.old_tables`."""
+    rows = await link.query("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()", ())
+    names = {as_text(row[0]) for row in rows}
+    if VERSION_TABLE.name not in names:
+        return []
+    rows = await link.query("SELECT table_name, table_version FROM version", ())
+    versions = {as_text(name): as_int(version) for name, version in rows}
+    found = []
+    for table, version in old_tables(tables, versions, names):
+        columns = await link.query(
+            "SELECT column_name FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND table_name = $1",
+            (table.name,),
+        )
+        [(count,)] = await link.query(f"SELECT count(*) FROM {TEXT.name(table.name)}", ())
+        found.append(OldTable(table, version, [as_text(row[0]) for row in columns], as_int(count), names))
+    return found
+
+
+def cast_sql(column: Column, expression: str) -> str:
+    kind = SQL_TYPES[column.type]
+    # By way of text, which every type can be read from.
+    return f"CAST(CAST({expression} AS TEXT) AS {kind})" if kind != "BYTEA" else expression
+
+
+async def migrate(link: PostgresLink, old: OldTable) -> int:
+    """`DbDriver.migrate_table`, in one transaction."""
+    table = old.table
+    await link.command("BEGIN")
+    await link.command(f"ALTER TABLE {TEXT.name(table.name)} RENAME TO {TEXT.name(old.backup)}")
+    indexes = await link.query(
+        "SELECT quote_ident(c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "WHERE i.indrelid = $1::text::regclass "
+        "AND NOT EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conindid = i.indexrelid)",
+        (TEXT.name(old.backup),),
+    )
+    for [index] in indexes:  # their names are wanted by the new table
+        await link.command(f"DROP INDEX {as_text(index)}")
+    for statement in table_sql(table):
+        await link.command(statement)
+    await link.command(old.copy(TEXT, old.backup, table.name, cast_sql))
+    [(count,)] = await link.query(f"SELECT count(*) FROM {TEXT.name(table.name)}", ())
+    for column in table.columns:
+        if column.autoincrement:
+            name = TEXT.name(column.name)
+            await link.command(
+                f"SELECT setval(pg_get_serial_sequence('{TEXT.name(table.name)}', '{column.name}'), "
+                f"coalesce(max({name}), 0) + 1, false) FROM {TEXT.name(table.name)}"
+            )
+    await link.query("UPDATE version SET table_version = $1 WHERE table_name = $2", (table.version, table.name))
+    await link.command("COMMIT")
+    return as_int(count)

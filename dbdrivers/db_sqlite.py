@@ -33,11 +33,13 @@ from opensipspy.db import (
     DbDriver,
     DbUrl,
     DbValue,
+    OldTable,
     SqlText,
     Table,
     Write,
     literal,
     missing_tables,
+    old_tables,
 )
 from opensipspy.module import Module, Param
 
@@ -137,6 +139,14 @@ class DbSqlite(Module, DbDriver):
         path = file_path(url)
         options = Options(self.busy_timeout, self._pragmas, self._extensions, self.alloc_limit)
         return await asyncio.get_running_loop().run_in_executor(None, create_tables, url, path, tables, options)
+
+    async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, outdated, url, file_path(url), tables, Options(self.busy_timeout))
+
+    async def migrate_table(self, url: DbUrl, old: OldTable) -> int:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, migrate, url, file_path(url), old, Options(self.busy_timeout))
 
 
 def file_path(url: DbUrl) -> Path:
@@ -522,3 +532,45 @@ def create_tables(url: DbUrl, path: Path, tables: Sequence[Table], options: Opti
         if connection is not None:
             connection.close()  # rolls back what was not committed
     return made
+
+
+def outdated(url: DbUrl, path: Path, tables: Sequence[Table], options: Options) -> list[OldTable]:
+    """`DbDriver.old_tables`, in whatever thread."""
+    try:
+        with contextlib.closing(connect(path, options, options.busy_timeout)) as connection:
+            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if VERSION_TABLE.name not in names:
+                return []
+            versions = dict(connection.execute("SELECT table_name, table_version FROM version").fetchall())
+            found = []
+            for table, version in old_tables(tables, versions, names):
+                columns = [row[1] for row in connection.execute(f"PRAGMA table_info({TEXT.name(table.name)})")]
+                [rows] = connection.execute(f"SELECT count(*) FROM {TEXT.name(table.name)}").fetchone()
+                found.append(OldTable(table, version, columns, rows, names))
+            return found
+    except (sqlite3.Error, OSError) as error:
+        raise as_database_error(url, error) from error
+
+
+def migrate(url: DbUrl, path: Path, old: OldTable, options: Options) -> int:
+    """`DbDriver.migrate_table`, in whatever thread and in one transaction."""
+    table = old.table
+    try:
+        with contextlib.closing(connect(path, options, options.busy_timeout)) as connection:
+            connection.execute("PRAGMA foreign_keys=OFF")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"ALTER TABLE {TEXT.name(table.name)} RENAME TO {TEXT.name(old.backup)}")
+            indexes = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
+                (old.backup,),
+            ).fetchall()
+            for [index] in indexes:  # their names are wanted by the new table
+                connection.execute(f"DROP INDEX `{index.replace('`', '``')}`")
+            for statement in table_sql(table):
+                connection.execute(statement)
+            rows = connection.execute(old.copy(TEXT, old.backup, table.name)).rowcount
+            connection.execute("UPDATE version SET table_version = ? WHERE table_name = ?", (table.version, table.name))
+            connection.execute("COMMIT")
+            return rows
+    except (sqlite3.Error, OSError) as error:
+        raise as_database_error(url, error) from error

@@ -1,16 +1,16 @@
-"""`opensipspy db`: make the tables that modules need, and show what is there."""
+"""`opensipspy db`: make the tables that modules need, upgrade old ones, and show what is there."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from opensipspy.db import VERSION_TABLE, DatabaseError, DbDriver, DbUrl, Table, parse_url
 from opensipspy.module import Module, ModuleLoadError, find_module, module_names
 
-SUMMARY = "make the tables of the database, or show them"
+SUMMARY = "make or upgrade the tables of the database, or show them"
 
 DEFAULT_URL = "sqlite:opensipspy.sqlite"
 
@@ -19,7 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     create_parser = commands.add_parser("create", help="make the tables that are missing; others stay as they are")
     show_parser = commands.add_parser("show", help="list the tables with their versions")
-    for sub in (create_parser, show_parser):
+    migrate_parser = commands.add_parser(
+        "migrate", help="upgrade tables of older versions; rows are copied, the old tables stay under another name"
+    )
+    migrate_parser.add_argument("--dry-run", action="store_true", help="only print the plan")
+    migrate_parser.add_argument("--yes", action="store_true", help="do not ask before acting")
+    for sub in (create_parser, show_parser, migrate_parser):
         sub.add_argument("--url", default=DEFAULT_URL, help=f"the database (default: {DEFAULT_URL})")
         which = sub.add_mutually_exclusive_group()
         which.add_argument("--modules", nargs="+", metavar="NAME", help="only the tables of these modules")
@@ -105,10 +110,46 @@ def show(url: str, modules: Sequence[str] | None) -> int:
     return status
 
 
+def migrate(url: str, modules: Sequence[str] | None, *, dry_run: bool, confirm: Callable[[], bool]) -> int:
+    """Print the plan and, when `confirm` agrees, upgrade one table after the other. Returns the exit status."""
+    target = parsed(url)
+    driver = driver_for(target)
+    print(f"{target}")
+    found = asyncio.run(driver.old_tables(target, declared_tables(modules)))
+    for old in found:
+        print(f"  {old.plan()}")
+    todo = [old for old in found if not old.too_new]
+    if not todo:
+        print("nothing to upgrade")
+        return 1 if found else 0
+    if dry_run:
+        return 0
+    if not confirm():
+        print("nothing was changed")
+        return 1
+    for old in todo:
+        rows = asyncio.run(driver.migrate_table(target, old))
+        print(
+            f"{old.table.name}: version {old.table.version}, {rows} rows; once it serves, {old.backup} can be dropped"
+        )
+    return 0 if len(todo) == len(found) else 1
+
+
+def asked() -> bool:
+    """Whether somebody at a terminal agrees; without a terminal nobody does."""
+    if not sys.stdin.isatty():
+        print("not at a terminal: say --yes to act")
+        return False
+    return input("Stop servers that use these tables and have a backup. Upgrade now? [y/N] ").strip().lower() == "y"
+
+
 def run(args: argparse.Namespace) -> int:
     try:
         if args.command == "show":
             return show(args.url, args.modules)
+        if args.command == "migrate":
+            confirm = (lambda: True) if args.yes else asked
+            return migrate(args.url, args.modules, dry_run=args.dry_run, confirm=confirm)
         tables = declared_tables(args.modules)
         print(f"{parsed(args.url)}: {', '.join(table.name for table in tables)}")
         made = create(args.url, args.modules)

@@ -15,6 +15,7 @@ from .database import (
 )
 from .driver import Databases, DbDriver
 from .errors import DatabaseError
+from .migration import OldTable, old_tables
 from .pool import Limits, Link, LostError, PooledDatabase
 from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
 from .sql import SqlText, literal, missing_tables, numbered_marks
@@ -41,6 +42,7 @@ __all__ = [
     "Limits",
     "Link",
     "LostError",
+    "OldTable",
     "PooledDatabase",
     "Replace",
     "Row",
@@ -56,5 +58,6 @@ __all__ = [
     "literal",
     "missing_tables",
     "numbered_marks",
+    "old_tables",
     "parse_url",
 ]

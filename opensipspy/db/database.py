@@ -159,8 +159,11 @@ class Database(ABC):
         """Raises DatabaseError when the table is missing or has another layout."""
         found = await self.table_version(table)
         if found != version:
-            what = f"has version {found}, {version} is needed" if found else "is not there"
-            raise DatabaseError(f"{self.url}: table {table} {what}: see `opensipspy db create`")
+            if found:
+                what = f"has version {found}, {version} is needed: see `opensipspy db migrate`"
+            else:
+                what = "is not there: see `opensipspy db create`"
+            raise DatabaseError(f"{self.url}: table {table} {what}")
 
     # --- writes that nobody waits for
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from opensipspy.db.database import Database
 from opensipspy.db.errors import DatabaseError
+from opensipspy.db.migration import OldTable
 from opensipspy.db.schema import VERSION_TABLE, Table
 from opensipspy.db.url import DbUrl, parse_url
 
@@ -34,6 +35,17 @@ class DbDriver(ABC):
         Returns the names of the tables made. Raises DatabaseError when a table is there in another version: nothing is
         changed then, and existing tables never are.
         """
+
+    async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+        """Those of the tables that are there in another version. Raises DatabaseError."""
+        raise DatabaseError(f"{url}: tables of {url.scheme} cannot be upgraded")
+
+    async def migrate_table(self, url: DbUrl, old: OldTable) -> int:
+        """Make the table in its new layout with the rows of the old one, which is kept as `old.backup`.
+
+        Returns the number of rows. Raises DatabaseError; the table is as it was then.
+        """
+        raise DatabaseError(f"{url}: tables of {url.scheme} cannot be upgraded")
 
 
 class Databases:

@@ -57,3 +57,39 @@ def test_a_url_that_does_not_work_is_one_line_without_password(url: str, capsys:
     assert told.startswith("opensipspy db: ")
     assert told.count("\n") == 1
     assert "secret" not in told
+
+
+def test_migrate_prints_its_plan_asks_and_acts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "x.sqlite"
+    words = ("migrate", "--url", f"sqlite:{file}", "--modules", "domain")
+    db.create(f"sqlite:{file}", ["domain"])
+    assert call(*words) == 0
+    assert "nothing to upgrade" in capsys.readouterr().out
+    connection = sqlite3.connect(file)
+    connection.executescript(
+        "UPDATE version SET table_version = 3 WHERE table_name = 'domain';"
+        "ALTER TABLE domain DROP COLUMN attrs; INSERT INTO domain (domain) VALUES ('example.com');"
+    )
+    assert call(*words, "--dry-run") == 0
+    plan = "domain: version 3 to 4, 1 rows; new columns attrs; the old table is kept as domain_v3"
+    assert plan in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert call(*words) == 1
+    assert "say --yes" in capsys.readouterr().out
+    assert connection.execute("SELECT table_version FROM version WHERE table_name = 'domain'").fetchone() == (3,)
+    assert call(*words, "--yes") == 0
+    told = capsys.readouterr().out
+    assert told.index(plan) < told.index("domain: version 4, 1 rows; once it serves, domain_v3 can be dropped")
+    assert connection.execute("SELECT domain, attrs FROM domain").fetchall() == [("example.com", None)]
+    connection.execute("UPDATE version SET table_version = 9 WHERE table_name = 'domain'")
+    connection.commit()
+    assert call(*words, "--yes") == 1
+    assert "newer than 4; left alone" in capsys.readouterr().out
+    connection.close()
+
+
+def test_migrate_of_what_cannot_be_upgraded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert call("migrate", "--url", f"text:{tmp_path}", "--modules", "domain") == 1
+    assert "tables of text cannot be upgraded" in capsys.readouterr().err

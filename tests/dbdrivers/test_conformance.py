@@ -18,6 +18,7 @@ import pytest
 
 from opensipspy.cli.db import declared_tables
 from opensipspy.db import (
+    VERSION_TABLE,
     Column,
     Database,
     DatabaseError,
@@ -228,6 +229,96 @@ def test_columns_have_their_defaults(people: Backend) -> None:
         assert row == (1, None, None, 1.0, 0, None)
 
     people.play(scenario)
+
+
+OLD_PEOPLE = Table(
+    "people",
+    2,
+    (
+        auto_id(),
+        Column("name", "string", 64, default=""),
+        Column("age", "string", 11, null=True, default=None),
+        Column("flags", "int", 10, null=True, default=None),
+        Column("nickname", "string", 64, null=True, default=None),
+    ),
+    (Index("name_idx", ("name",), unique=True),),
+)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+def upgradable(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -> Backend:
+    numbers.append(0)
+    kind, fixture = {
+        "sqlite": (DbSqlite, ""),
+        "postgres": (DbPostgres, "postgres_server"),
+        "mysql": (DbMysql, "mariadb_server"),
+    }[request.param]
+    return Backend(kind, request.getfixturevalue(fixture) if fixture else None, tmp_path, len(numbers))
+
+
+def test_an_old_table_is_upgraded(upgradable: Backend) -> None:
+    """Rows are copied, NULL becomes the default where there can be none, numbering goes on, the old table stays."""
+    upgradable.create(OLD_PEOPLE)
+    url = parse_url(upgradable.url)
+
+    async def before(database: Database) -> None:
+        await database.insert("people", {"name": "anna", "age": "31", "flags": None, "nickname": "an"})
+        await database.insert("people", {"name": "bert", "age": None, "flags": 5})
+
+    upgradable.play(before)
+    driver = upgradable.driver()
+    [old] = asyncio.run(driver.old_tables(url, [PEOPLE, VERSION_TABLE, Table("other", 1, (auto_id(),))]))
+    assert (old.version, old.rows, old.backup, old.dropped) == (2, 2, "people_v2", ["nickname"])
+    assert old.plan() == (
+        "people: version 2 to 3, 2 rows; new columns city, born, size, exact, letter, large, port, story, photo; "
+        "without the columns nickname; the old table is kept as people_v2"
+    )
+    assert asyncio.run(driver.migrate_table(url, old)) == 2
+    assert asyncio.run(driver.old_tables(url, [PEOPLE])) == []
+
+    async def after(database: Database) -> None:
+        await database.check_version("people", 3)
+        rows = await database.select("people", ("id", "name", "age", "flags", "size"), order="id")
+        assert rows == [(1, "anna", 31, 0, 1.0), (2, "bert", None, 5, 1.0)]
+        await database.insert("people", {"name": "carl"})
+        assert await database.select("people", ("id",), (("name", "=", "carl"),)) == [(3,)]
+        with pytest.raises(DatabaseError) as caught:
+            await database.insert("people", {"name": "carl"})
+        assert caught.value.duplicate
+        assert await database.raw("SELECT nickname FROM people_v2 WHERE id = 1") == [("an",)]
+
+    upgradable.play(after)
+
+
+def test_an_upgrade_that_fails_changes_nothing(upgradable: Backend) -> None:
+    upgradable.create(OLD_PEOPLE)
+    url = parse_url(upgradable.url)
+    newer = Table("people", 3, (*OLD_PEOPLE.columns[:2], Column("age", "int", null=True), Column("flags", "int")))
+    impossible = Table("people", 3, newer.columns, (Index("flags_idx", ("flags",), unique=True),))
+
+    async def before(database: Database) -> None:
+        await database.insert_many("people", [{"name": "anna", "flags": 1}, {"name": "bert", "flags": 1}])
+
+    upgradable.play(before)
+    driver = upgradable.driver()
+    [old] = asyncio.run(driver.old_tables(url, [impossible]))
+    with pytest.raises(DatabaseError):
+        asyncio.run(driver.migrate_table(url, old))
+    assert asyncio.run(driver.old_tables(url, [OLD_PEOPLE])) == []
+
+    async def after(database: Database) -> None:
+        assert len(await database.select("people", ("nickname",))) == 2
+        with pytest.raises(DatabaseError):
+            await database.raw("SELECT * FROM people_v2")
+
+    upgradable.play(after)
+
+
+def test_a_newer_table_is_left_alone(upgradable: Backend) -> None:
+    upgradable.create(PEOPLE)
+    [old] = asyncio.run(upgradable.driver().old_tables(parse_url(upgradable.url), [OLD_PEOPLE]))
+    assert old.too_new
+    assert old.plan() == "people: version 3 is newer than 2; left alone"
 
 
 # --- values
