@@ -1,4 +1,4 @@
-"""The only SIP sockets: UDP, TCP and name resolution. It takes bytes in, lets bytes out, and decides nothing."""
+"""The only SIP sockets: UDP, TCP, TLS, WebSocket, SCTP, and name resolution. It takes bytes in, lets bytes out, and decides nothing."""
 
 from opensipspy.net.dns import (
     DnsClient,
@@ -13,14 +13,18 @@ from opensipspy.net.dns import (
 )
 from opensipspy.net.interfaces import expand, is_address, local_addresses
 from opensipspy.net.network import Network, is_loopback
-from opensipspy.net.tcp import TcpConnection, TcpSettings, TcpTransport
-from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
+from opensipspy.net.tcp import Budget, TcpConnection, TcpSettings, TcpTransport
+from opensipspy.net.tls import TlsLayer, TlsTransport
+from opensipspy.net.transport import Deliver, Hint, SocketOptions, Traffic, Transport
 from opensipspy.net.udp import UdpSettings, UdpTransport
+from opensipspy.net.ws import WssTransport, WsTransport
 
 __all__ = [
+    "Budget",
     "Deliver",
     "DnsClient",
     "DnsError",
+    "Hint",
     "Network",
     "NotFound",
     "Place",
@@ -31,10 +35,14 @@ __all__ = [
     "TcpConnection",
     "TcpSettings",
     "TcpTransport",
+    "TlsLayer",
+    "TlsTransport",
     "Traffic",
     "Transport",
     "UdpSettings",
     "UdpTransport",
+    "WsTransport",
+    "WssTransport",
     "expand",
     "is_address",
     "is_loopback",

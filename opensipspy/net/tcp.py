@@ -4,6 +4,9 @@ Every connection has its own framer and its own bounded queue, so that a peer wh
 in the middle of a message loses only his own connection. A peer is found by the number of the connection that a
 message came in on (RFC 3261 §18.2.2), else by address and port, where a connection may answer to several ports
 (RFC 5923); else a new connection is opened.
+
+TLS and WebSocket are steps that the bytes of a connection take on their way (`Secure`, `Web`): what differs from TCP is
+made by `TcpTransport.make_secure` and `make_web` of the transports derived from it, everything else is here once.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import asyncio
 import logging
 import socket as os_socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 from opensipspy import sip
-from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
+from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header, write_header
+from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Traffic, Transport
 from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
 
 LOG: Final = logging.getLogger(__name__)
@@ -27,6 +31,50 @@ QUEUE_BYTES: Final = 1 << 20
 SWEEP_S: Final = 1.0
 # How long an aborted listener rests when the process has no file descriptor left.
 ACCEPT_REST_S: Final = 1.0
+# How long what was said last may take to leave before a closed connection is cut.
+LINGER_S: Final = 1.0
+# Names that one connection may have.
+MOST_NAMES: Final = 8
+
+# What `tcp_mgm` calls the alias mode of a path.
+ALIAS_NEVER: Final = 0
+ALIAS_ASKED: Final = 1
+ALIAS_ALWAYS: Final = 2
+
+
+class Secure(Protocol):
+    """Encryption between the network and the messages: `net.tls.TlsLayer`. Its methods raise LayerError."""
+
+    ready: bool
+    ended: bool
+
+    def start(self) -> None: ...
+    def feed(self, data: bytes) -> bytes: ...
+    def outgoing(self) -> bytes: ...
+    def wrap(self, data: bytes) -> bytes: ...
+    def farewell(self) -> bytes: ...
+
+
+class Feeder(Protocol):
+    """Cuts what a peer says into messages; raises ParseError."""
+
+    error: ParseError | None
+
+    @property
+    def pending(self) -> int: ...
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+
+class Web(Feeder, Protocol):
+    """A feeder that also has something to say itself: `net.ws.WebSocketFramer`."""
+
+    ready: bool
+    ended: bool
+
+    def start(self) -> None: ...
+    def outgoing(self) -> bytes: ...
+    def wrap(self, data: bytes) -> bytes: ...
+    def farewell(self) -> bytes: ...
 
 
 class TcpSettings:
@@ -37,6 +85,8 @@ class TcpSettings:
     max_chunks: pieces that one message may arrive in, 0 for any number. send_timeout_s: how long data may wait before
     the peer is given up, 0 for as long as it is little. keepalive: TCP's own; its idle_s, interval_s and count count
     where they are not 0. sweep_s: how often idle connections are looked for.
+    handshake_time_s: for TLS and WebSocket handshakes together; max_handshakes: that peers may have begun at a time.
+    no_new_connection: none is opened by us. alias_mode: one of ALIAS_*, -1 for what the script says.
     """
 
     def __init__(
@@ -59,6 +109,10 @@ class TcpSettings:
         keepalive_count: int = 0,
         tos: int = 0,
         sweep_s: float = SWEEP_S,
+        handshake_time_s: float = 4.0,
+        max_handshakes: int = 512,
+        no_new_connection: bool = False,
+        alias_mode: int = -1,
         limits: sip.Limits = sip.DEFAULT_LIMITS,
     ) -> None:
         self.connect_timeout_s = connect_timeout_s
@@ -78,21 +132,49 @@ class TcpSettings:
         self.keepalive_count = keepalive_count
         self.tos = tos
         self.sweep_s = sweep_s
+        self.handshake_time_s = handshake_time_s
+        self.max_handshakes = max_handshakes
+        self.no_new_connection = no_new_connection
+        self.alias_mode = alias_mode
         self.limits = limits
+
+    def but(self, **changes: Any) -> TcpSettings:
+        """The same with some values changed."""
+        return TcpSettings(**{**vars(self), **changes})
+
+
+class Budget:
+    """How many connections there are, over all protocols that stand on TCP (`tcp_max_connections` counts them all)."""
+
+    __slots__ = ("handshakes", "last_number", "open", "per_source")
+
+    def __init__(self) -> None:
+        self.open: int = 0
+        self.per_source: dict[str, int] = {}
+        self.handshakes: int = 0
+        self.last_number: int = 0
 
 
 class TcpConnection(asyncio.Protocol):
     """One connection, ours or a peer's. Only `TcpTransport` makes it."""
 
-    def __init__(self, owner: TcpTransport, socket: Socket, number: int, outgoing: bool) -> None:
+    def __init__(
+        self, owner: TcpTransport, socket: Socket, peer: Peer, settings: TcpSettings, *, outgoing: bool
+    ) -> None:
         self.owner = owner
         self.socket = socket
-        self.number = number
+        self.peer = peer
+        self.settings = settings
+        self.number = peer.connection
         self.outgoing = outgoing
-        self.peer = Peer(socket.proto, "", 0, number)
         self.transport: asyncio.Transport | None = None
         self.closed = False
+        # Whether messages may leave: the connect and all handshakes are done.
+        self.ready = False
         self.keys: set[tuple[int, str, int]] = set()
+        self.names: set[str] = set()
+        self.hint: Hint | None = None
+        self.proxied: Proxied | None = None
         self.last_active = owner.now()
         # It is not closed for being idle before then.
         self.kept_until = 0.0
@@ -101,9 +183,16 @@ class TcpConnection(asyncio.Protocol):
         # Messages that wait for the connect, with whom to tell when it fails.
         self.pending: list[tuple[bytes, Callable[[], None] | None]] = []
         self.pending_bytes = 0
+        self.secure: Secure | None = None
+        self.web: Web | None = None
+        self.late: asyncio.TimerHandle | None = None
         self._postponed = 0
         self._chunks = 0
-        self._framer = StreamFramer(owner.settings.limits)
+        self._framer: Feeder = StreamFramer(settings.limits)
+        self._expects_proxy = not outgoing and owner.expects_proxy(socket)
+        self._preface = b""
+        # Nothing stands between the network and the messages.
+        self._plain = not self._expects_proxy
 
     # -- asyncio.Protocol
 
@@ -111,19 +200,52 @@ class TcpConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.owner.connection_made(self)
 
+    def begin(self) -> None:
+        """Say first what has to be said before messages. Raises LayerError."""
+        owner = self.owner
+        if self.outgoing:
+            self._to_network(owner.preface(self))
+        self.secure = owner.make_secure(self)
+        self.web = owner.make_web(self)
+        if self.web is not None:
+            self._framer = self.web
+        if self.secure is None and self.web is None:
+            self.ready = True
+            return
+        self._plain = False
+        if self.outgoing:
+            if self.secure is not None:
+                self.secure.start()
+                self._to_network(self.secure.outgoing())
+            elif self.web is not None:
+                self.web.start()
+                self._to_network(self.web.outgoing())
+
     def data_received(self, data: bytes) -> None:
         owner = self.owner
         if self.closed or owner.paused:
             return
         self.last_active = owner.now()
+        if not self._plain:
+            try:
+                data = self._through(data)
+            except LayerError as error:
+                owner.layer_error(self, error)
+                return
+            if not data:
+                if self.secure is not None and self.secure.ended:
+                    owner.drop(self)
+                return
         try:
             items = self._framer.feed(data)
         except ParseError as error:
             owner.framing_error(self, error)
             return
+        if self.web is not None and not self._answered():
+            return
         for item in items:
             if item == PING:
-                if owner.settings.crlf_pingpong:
+                if self.settings.crlf_pingpong:
                     self.write(CRLF)
             elif item != PONG:
                 owner.traffic.received += 1
@@ -133,6 +255,9 @@ class TcpConnection(asyncio.Protocol):
         if self._framer.error is not None:
             owner.framing_error(self, self._framer.error)
             return
+        if not self._plain and self._has_ended():
+            owner.drop(self)
+            return
         if not self._framer.pending:
             self.message_since = -1.0
             self._chunks = 0
@@ -141,18 +266,77 @@ class TcpConnection(asyncio.Protocol):
             self.message_since = self.last_active
             self._chunks = 0
         self._chunks += 1
-        if 0 < owner.settings.max_chunks <= self._chunks:
-            owner.framing_error(self, ParseError(f"a message came in more than {owner.settings.max_chunks} pieces"))
+        if self.ready and 0 < self.settings.max_chunks <= self._chunks:
+            owner.framing_error(self, ParseError(f"a message came in more than {self.settings.max_chunks} pieces"))
 
-    def eof_received(self) -> bool:
-        return False
+    def _through(self, data: bytes) -> bytes:
+        """What the peer says in bytes of the network. Raises LayerError."""
+        if self._expects_proxy:
+            self._preface += data
+            try:
+                length, self.proxied = read_header(self._preface)
+            except ProxyError as error:
+                raise LayerError(str(error)) from error
+            if length < 0:
+                if self.message_since < 0.0:
+                    self.message_since = self.last_active
+                return b""
+            data, self._preface = self._preface[length:], b""
+            self.message_since = -1.0
+            self._expects_proxy = False
+            self._plain = self.secure is None and self.web is None
+            if not data:
+                return b""
+        secure = self.secure
+        if secure is None:
+            return data
+        try:
+            data = secure.feed(data)
+        finally:
+            self._to_network(secure.outgoing())
+        if secure.ready and not self.ready:
+            self._secured()
+        return data
+
+    def _secured(self) -> None:
+        """Encryption is there; a WebSocket handshake may follow."""
+        web = self.web
+        if web is None:
+            self.owner.connection_ready(self)
+        elif self.outgoing and not web.ready:
+            web.start()
+            self._say(web.outgoing())
+
+    def _answered(self) -> bool:
+        """Send what WebSocket itself answers; False when the connection has gone over that."""
+        assert self.web is not None
+        try:
+            self._say(self.web.outgoing())
+        except LayerError as error:
+            self.owner.layer_error(self, error)
+            return False
+        if self.web.ready and not self.ready:
+            self.owner.connection_ready(self)
+        return not self.is_closed()
+
+    def _has_ended(self) -> bool:
+        return (self.secure is not None and self.secure.ended) or (self.web is not None and self.web.ended)
+
+    def _say(self, data: bytes) -> None:
+        """Bytes above TLS. Raises LayerError."""
+        if data:
+            self._to_network(data if self.secure is None else self.secure.wrap(data))
+
+    def _to_network(self, data: bytes) -> None:
+        if data and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.connection_lost(self)
 
     def ends_at(self) -> float:
         """When it is closed if nothing happens on it, in seconds of the loop's clock."""
-        return max(self.last_active + self.owner.settings.lifetime_s, self.kept_until)
+        return max(self.last_active + self.settings.lifetime_s, self.kept_until)
 
     def is_closed(self) -> bool:
         """Whether something that was called meanwhile has closed it."""
@@ -162,7 +346,7 @@ class TcpConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> bool:
         """Send, or keep for later in the bounded queue; False, and the connection is closed, when that is full."""
-        settings = self.owner.settings
+        settings = self.settings
         transport = self.transport
         if transport is None or self.closed or transport.is_closing():
             return False
@@ -174,15 +358,33 @@ class TcpConnection(asyncio.Protocol):
             if self._postponed > settings.max_postponed or buffered + len(data) > settings.queue_bytes:
                 self.owner.slow_peer(self, buffered)
                 return False
-        transport.write(data)
+        if not self.put(data):
+            return False
         self.last_active = self.owner.now()
         if settings.send_timeout_s > 0 and buffered == 0 and transport.get_write_buffer_size() > 0:
             self.owner.expect_drained(self, settings.send_timeout_s)
         return True
 
+    def put(self, data: bytes) -> bool:
+        """Send without a look at the limits; False, and the connection is closed, when that is impossible."""
+        transport = self.transport
+        if transport is None or self.closed or transport.is_closing():
+            return False
+        if self.web is not None or self.secure is not None:
+            try:
+                if self.web is not None:
+                    data = self.web.wrap(data)
+                if self.secure is not None:
+                    data = self.secure.wrap(data)
+            except LayerError as error:
+                self.owner.layer_error(self, error)
+                return False
+        transport.write(data)
+        return True
+
     def hold(self, data: bytes, on_failure: Callable[[], None] | None) -> bool:
         """Keep a message until the connection is made."""
-        settings = self.owner.settings
+        settings = self.settings
         if len(self.pending) >= settings.max_postponed or self.pending_bytes + len(data) > settings.queue_bytes:
             return False
         self.pending.append((data, on_failure))
@@ -195,25 +397,55 @@ class TcpConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def finish(self) -> None:
+        """Close in order: what waits and the last words of WebSocket and TLS get a moment to leave."""
+        transport = self.transport
+        if self.closed or transport is None or transport.is_closing():
+            self.close()
+            return
+        self.closed = True
+        try:
+            if self.web is not None and (self.secure is None or self.secure.ready):
+                self._say(self.web.farewell())
+            if self.secure is not None:
+                self._to_network(self.secure.outgoing() + self.secure.farewell())
+        except LayerError as error:
+            LOG.debug("%s: %s: %s", self.socket.text, self.peer.text, error)
+        self.owner.linger(transport)
+
 
 class TcpTransport(Transport):
     """All TCP listening points and connections."""
 
-    proto: Final = sip.PROTO_TCP
+    proto: ClassVar[int] = sip.PROTO_TCP
+    # Whether connections have a handshake of their own once TCP's is done.
+    shakes_hands: ClassVar[bool] = False
 
-    def __init__(self, deliver: Deliver, loop: asyncio.AbstractEventLoop, settings: TcpSettings | None = None) -> None:
+    def __init__(
+        self,
+        deliver: Deliver,
+        loop: asyncio.AbstractEventLoop,
+        settings: TcpSettings | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """budget: shared by the transports whose connections count together."""
         self.deliver = deliver
         self.settings = settings or TcpSettings()
         self.traffic = Traffic()
         self.paused = False
         self.framing_errors = 0
+        self.failed_handshakes = 0
+        self.budget = budget or Budget()
+        # What a connection's settings are, by listening point, address and port, where that is not all the same.
+        self.profile: Callable[[Socket, str, int, TcpSettings], TcpSettings] | None = None
         self._loop = loop
         self._listeners: dict[Socket, os_socket.socket] = {}
         self._options: dict[Socket, SocketOptions] = {}
         self._connections: dict[int, TcpConnection] = {}
         self._by_address: dict[tuple[int, str, int], TcpConnection] = {}
-        self._per_source: dict[str, int] = {}
-        self._last_number = 0
+        self._by_name: dict[str, TcpConnection] = {}
+        self._hint: Hint | None = None
+        self._lingering: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._resting: dict[Socket, asyncio.TimerHandle] = {}
@@ -224,7 +456,37 @@ class TcpTransport(Transport):
         """Seconds of the loop's clock."""
         return self._loop.time()
 
+    # -- what other protocols do differently
+
+    def make_secure(self, connection: TcpConnection) -> Secure | None:
+        """The encryption of a connection. Raises LayerError."""
+        return None
+
+    def make_web(self, connection: TcpConnection) -> Web | None:
+        """The WebSocket of a connection. Raises LayerError."""
+        return None
+
+    def reusable(self, connection: TcpConnection, hint: Hint | None) -> bool:
+        """Whether a message may leave over a connection that is there."""
+        return True
+
     # -- listening
+
+    def expects_proxy(self, socket: Socket) -> bool:
+        """Whether a peer may say in the PROXY protocol for whom it speaks."""
+        options = self._options.get(socket)
+        return options is not None and options.allow_proxy
+
+    def preface(self, connection: TcpConnection) -> bytes:
+        """What leaves on a connection of ours before everything else."""
+        options = self._options.get(connection.socket)
+        if options is None or not options.send_proxy or connection.transport is None:
+            return b""
+        peer, hint = connection.peer, connection.hint
+        source = connection.transport.get_extra_info("sockname")[:2]
+        if hint is not None and hint.source is not None:
+            source = (hint.source.address, hint.source.port)
+        return write_header(source, (peer.address, peer.port))
 
     def configure(self, socket: Socket, options: SocketOptions) -> None:
         self._options[socket] = options
@@ -265,7 +527,7 @@ class TcpTransport(Transport):
                 self._resting[socket] = self._loop.call_later(ACCEPT_REST_S, self._rested, socket, listener)
                 return
             source = str(address[0])
-            if not self._may_open(source):
+            if not self._may_open(source, socket, incoming=True):
                 accepted.close()
                 continue
             accepted.setblocking(False)
@@ -278,33 +540,49 @@ class TcpTransport(Transport):
 
     async def _adopt(self, connection: TcpConnection, accepted: os_socket.socket) -> None:
         try:
-            self._tune(accepted, connection.socket)
+            self._tune(accepted, connection.socket, connection.settings)
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except OSError as error:
             LOG.debug("%s: %s went away: %s", connection.socket.text, connection.peer.text, error)
             accepted.close()
             self.connection_lost(connection)
 
-    def _may_open(self, source: str) -> bool:
+    def _may_open(self, source: str, socket: Socket, *, incoming: bool) -> bool:
         """Whether the limits leave room for one more connection with that address."""
-        if len(self._connections) >= self.settings.max_connections:
+        budget, settings = self.budget, self.settings
+        if budget.open >= settings.max_connections:
             reason = "tcp_max_connections are open"
-        elif self._per_source.get(source, 0) >= self.settings.max_per_source:
-            reason = f"{self.settings.max_per_source} connections with it are open"
+        elif incoming and self.shakes_hands and budget.handshakes >= settings.max_handshakes:
+            reason = f"{settings.max_handshakes} handshakes have begun"
+        elif budget.per_source.get(source, 0) >= settings.max_per_source and not self.expects_proxy(socket):
+            # Behind a load balancer everybody has its address.
+            reason = f"{settings.max_per_source} connections with it are open"
         else:
             return True
         self.traffic.refused += 1
-        LOG.warning("tcp: connection with %s refused: %s", source, reason)
+        LOG.warning("%s: connection with %s refused: %s", sip.proto_name(self.proto), source, reason)
         return False
 
-    def _new_connection(self, socket: Socket, address: str, port: int, *, outgoing: bool) -> TcpConnection:
-        self._last_number += 1
-        connection = TcpConnection(self, socket, self._last_number, outgoing)
-        connection.peer = Peer(socket.proto, address, port, connection.number)
+    def _new_connection(
+        self, socket: Socket, address: str, port: int, *, outgoing: bool, settings: TcpSettings | None = None
+    ) -> TcpConnection:
+        budget = self.budget
+        budget.last_number += 1
+        peer = Peer(socket.proto, address, port, budget.last_number)
+        if settings is None:
+            settings = self.settings_for(socket, address, port)
+        connection = TcpConnection(self, socket, peer, settings, outgoing=outgoing)
         self._connections[connection.number] = connection
-        self._per_source[address] = self._per_source.get(address, 0) + 1
+        budget.open += 1
+        budget.per_source[address] = budget.per_source.get(address, 0) + 1
+        if self.shakes_hands and not outgoing:
+            budget.handshakes += 1
         self._add_key(connection, port)
         return connection
+
+    def settings_for(self, socket: Socket, address: str, port: int) -> TcpSettings:
+        """What counts between a listening point and an address."""
+        return self.settings if self.profile is None else self.profile(socket, address, port, self.settings)
 
     def _add_key(self, connection: TcpConnection, port: int) -> None:
         key = (connection.socket.proto, connection.peer.address, port)
@@ -323,10 +601,36 @@ class TcpTransport(Transport):
         self._add_key(connection, port)
         return True
 
+    def takes_alias(self, peer: Peer, asked: bool, default: bool) -> bool:
+        """Whether requests may go back over a peer's connection: asked by it (RFC 5923), default: the script's word."""
+        if self.profile is None:
+            return asked and default
+        connection = self.find(peer)
+        mode = connection.settings.alias_mode if connection is not None else -1
+        if mode < 0:
+            return asked and default
+        return mode == ALIAS_ALWAYS or (asked and mode == ALIAS_ASKED)
+
+    def add_name(self, peer: Peer, name: str) -> bool:
+        """Let the connection of `peer` be found by a name that resolves nowhere (RFC 7118 §5.2, Appendix B.1)."""
+        connection = self.find(peer)
+        if connection is None or len(connection.names) >= MOST_NAMES:
+            return False
+        taken = self._by_name.get(name)
+        if taken is not None and taken is not connection:
+            return False
+        self._by_name[name] = connection
+        connection.names.add(name)
+        return True
+
+    def named(self, name: str) -> Peer | None:
+        """The peer whose connection has that name."""
+        connection = self._by_name.get(name)
+        return None if connection is None or connection.closed else connection.peer
+
     # -- connections
 
-    def _tune(self, made: os_socket.socket, socket: Socket) -> None:
-        settings = self.settings
+    def _tune(self, made: os_socket.socket, socket: Socket, settings: TcpSettings) -> None:
         made.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
         options = self._options.get(socket)
         tos = options.tos if options is not None and options.tos >= 0 else settings.tos
@@ -351,32 +655,66 @@ class TcpTransport(Transport):
         if connection.closed:
             connection.close()
             return
+        try:
+            connection.begin()
+        except LayerError as error:
+            self.layer_error(connection, error)
+            return
+        if connection.ready:
+            self._flush(connection)
+        else:
+            connection.late = self._loop.call_later(connection.settings.handshake_time_s, self._too_late, connection)
+
+    def _too_late(self, connection: TcpConnection) -> None:
+        connection.late = None
+        if not connection.ready and not connection.closed:
+            self.layer_error(connection, LayerError("the handshake took too long"))
+
+    def connection_ready(self, connection: TcpConnection) -> None:
+        """All handshakes of a connection are done."""
+        connection.ready = True
+        self._shaken(connection)
+        self._flush(connection)
+
+    def _shaken(self, connection: TcpConnection) -> None:
+        """A handshake has ended, one way or the other."""
+        if connection.late is not None:
+            connection.late.cancel()
+            connection.late = None
+        if self.shakes_hands and not connection.outgoing:
+            self.budget.handshakes -= 1
+
+    def _flush(self, connection: TcpConnection) -> None:
         pending, connection.pending, connection.pending_bytes = connection.pending, [], 0
-        assert connection.transport is not None
         for data, on_failure in pending:
             # Not write(): all of it was counted against the limits when it was held.
-            if connection.closed or connection.transport.is_closing():
-                if on_failure is not None:
-                    on_failure()
-                continue
-            connection.transport.write(data)
-            self.traffic.sent += 1
+            if connection.put(data):
+                self.traffic.sent += 1
+            elif on_failure is not None:
+                on_failure()
 
     def connection_lost(self, connection: TcpConnection) -> None:
         """Forget a connection; whoever waited for it is told."""
         connection.closed = True
         if self._connections.pop(connection.number, None) is None:
             return
+        if not connection.ready:
+            self._shaken(connection)
+        for name in connection.names:
+            if self._by_name.get(name) is connection:
+                del self._by_name[name]
         for key in connection.keys:
             if self._by_address.get(key) is connection:
                 del self._by_address[key]
         address = connection.peer.address
-        left = self._per_source.get(address, 0) - 1
+        budget = self.budget
+        budget.open -= 1
+        left = budget.per_source.get(address, 0) - 1
         if left > 0:
-            self._per_source[address] = left
+            budget.per_source[address] = left
         else:
-            self._per_source.pop(address, None)
-        if self.on_lost is not None and connection.transport is not None:
+            budget.per_source.pop(address, None)
+        if self.on_lost is not None and connection.ready:
             self.on_lost(connection)
         pending, connection.pending = connection.pending, []
         for _, on_failure in pending:
@@ -389,8 +727,45 @@ class TcpTransport(Transport):
         self.framing_errors += 1
         self.traffic.dropped_in += 1
         LOG.info("%s: %s closed: %s", connection.socket.text, connection.peer.text, error.reason)
-        connection.close()
+        if connection.web is not None:
+            # Who asks in a wrong way is told so.
+            connection.finish()
+        else:
+            connection.close()
         self.connection_lost(connection)
+
+    def layer_error(self, connection: TcpConnection, error: LayerError) -> None:
+        """TLS, WebSocket or the PROXY protocol failed on a connection."""
+        if not connection.ready:
+            self.failed_handshakes += 1
+        self.traffic.dropped_in += 1
+        LOG.log(
+            logging.WARNING if connection.outgoing else logging.INFO,
+            "%s: %s closed: %s",
+            connection.socket.text,
+            connection.peer.text,
+            error,
+        )
+        connection.finish()
+        self.connection_lost(connection)
+
+    def drop(self, connection: TcpConnection) -> None:
+        """End a connection in order."""
+        connection.finish()
+        self.connection_lost(connection)
+
+    def linger(self, transport: asyncio.Transport) -> None:
+        """Close once what waits has left, or after a moment: a peer that does not read holds nothing of ours."""
+        transport.close()
+        if not transport.get_write_buffer_size():
+            return
+
+        def cut() -> None:
+            self._lingering.discard(timer)
+            transport.abort()
+
+        timer = self._loop.call_later(LINGER_S, cut)
+        self._lingering.add(timer)
 
     def slow_peer(self, connection: TcpConnection, buffered: int) -> None:
         """The peer does not read what we send: it is given up so that it holds none of our memory."""
@@ -443,14 +818,30 @@ class TcpTransport(Transport):
         connection = self.find(peer)
         if connection is None:
             return False
-        connection.close()
-        self.connection_lost(connection)
+        self.drop(connection)
+        return True
+
+    def connection(self, peer: Peer) -> TcpConnection | None:
+        """The open connection that a message from `peer` came over, None when it is gone."""
+        found = self._connections.get(peer.connection)
+        return found if found is not None and not found.closed else None
+
+    def close_number(self, number: int) -> bool:
+        """Close a connection by its number; False when there is none."""
+        connection = self._connections.get(number)
+        if connection is None:
+            return False
+        self.drop(connection)
         return True
 
     def connections(self) -> list[TcpConnection]:
         return list(self._connections.values())
 
     # -- sending
+
+    def hint(self, hint: Hint) -> None:
+        """Tell what the next message to an address is for, in case a connection has to be opened for it."""
+        self._hint = hint
 
     def send(
         self,
@@ -461,15 +852,22 @@ class TcpTransport(Transport):
         *,
         connect: bool = True,
     ) -> bool:
+        hint, self._hint = self._hint, None
+        if hint is not None and not hint.fits(peer):
+            hint = None
         connection = self.find(peer)
+        if connection is not None and not self.reusable(connection, hint):
+            connection = None
         if connection is None:
-            if not connect or not self._may_open(peer.address):
+            settings = self.settings_for(socket, peer.address, peer.port)
+            if not connect or settings.no_new_connection or not self._may_open(peer.address, socket, incoming=False):
                 return False
-            connection = self._new_connection(socket, peer.address, peer.port, outgoing=True)
+            connection = self._new_connection(socket, peer.address, peer.port, outgoing=True, settings=settings)
+            connection.hint = hint
             connection.hold(data, on_failure)
             self._spawn(self._connect(connection))
             return True
-        if connection.transport is None:
+        if not connection.ready:
             return connection.hold(data, on_failure)
         if not connection.write(data):
             self.traffic.send_errors += 1
@@ -483,17 +881,22 @@ class TcpTransport(Transport):
         made = os_socket.socket(family, os_socket.SOCK_STREAM)
         try:
             made.setblocking(False)
-            self._tune(made, socket)
-            # From the address of the listening point, on a free port: the port itself belongs to the listener.
+            self._tune(made, socket, connection.settings)
+            # From the address of the listening point, on a free port unless `reuse_port` lets two sockets have it.
             if socket.is_v6 == (family == os_socket.AF_INET6):
-                made.bind((socket.address, 0))
+                options = self._options.get(socket)
+                same = options is not None and options.reuse_port
+                if same:
+                    made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
+                    made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
+                made.bind((socket.address, socket.port if same else 0))
             await asyncio.wait_for(
-                self._loop.sock_connect(made, (peer.address, peer.port)), self.settings.connect_timeout_s
+                self._loop.sock_connect(made, (peer.address, peer.port)), connection.settings.connect_timeout_s
             )
             await self._loop.create_connection(lambda: connection, sock=made)
         except (OSError, TimeoutError) as error:
             made.close()
-            LOG.warning("tcp: cannot connect to %s: %s", peer.text, error or "timed out")
+            LOG.warning("cannot connect to %s: %s", peer.text, error or "timed out")
             connection.close()
             self.connection_lost(connection)
         except asyncio.CancelledError:
@@ -512,17 +915,15 @@ class TcpTransport(Transport):
         """Close idle connections, and those whose message does not end in time."""
         self._sweeper = self._loop.call_later(self.settings.sweep_s, self._sweep)
         now = self.now()
-        settings = self.settings
         for connection in list(self._connections.values()):
             if connection.transport is None:
                 continue
-            if 0.0 <= connection.message_since < now - settings.message_time_s:
+            if 0.0 <= connection.message_since < now - connection.settings.message_time_s:
                 self.traffic.dropped_in += 1
                 LOG.info("%s: %s closed: it did not end its message", connection.socket.text, connection.peer.text)
             elif connection.ends_at() >= now:
                 continue
-            connection.close()
-            self.connection_lost(connection)
+            self.drop(connection)
 
     def pause(self) -> None:
         """Stop listening; connections stay for the replies that are still to come over them."""
@@ -545,10 +946,11 @@ class TcpTransport(Transport):
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._connections.values()):
-            # close() of the transport lets what is buffered go out; it is bounded by the loop's end.
-            if connection.transport is not None:
-                connection.transport.close()
-            self.connection_lost(connection)
+            # What is buffered may go out; it is bounded by the loop's end.
+            self.drop(connection)
+        for timer in self._lingering:
+            timer.cancel()
+        self._lingering.clear()
 
     def waiting(self) -> int:
         return sum(

@@ -15,14 +15,48 @@ Deliver = Callable[[bytes, "Peer", "Socket"], None]
 
 class SocketOptions:
     """What the words of one `socket=` line ask of the system: tos (-1 for the global value), reuse_port (several
-    processes may listen there), fragments (datagrams larger than the path allows are cut instead of refused)."""
+    processes may listen there, and connections of ours leave from there), fragments (datagrams larger than the path
+    allows are cut instead of refused), allow_proxy and send_proxy (the PROXY protocol, in and out)."""
 
-    __slots__ = ("fragments", "reuse_port", "tos")
+    __slots__ = ("allow_proxy", "fragments", "reuse_port", "send_proxy", "tos")
 
-    def __init__(self, *, tos: int = -1, reuse_port: bool = False, fragments: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        tos: int = -1,
+        reuse_port: bool = False,
+        fragments: bool = False,
+        allow_proxy: bool = False,
+        send_proxy: bool = False,
+    ) -> None:
         self.tos: int = tos
         self.reuse_port: bool = reuse_port
         self.fragments: bool = fragments
+        self.allow_proxy: bool = allow_proxy
+        self.send_proxy: bool = send_proxy
+
+
+class LayerError(Exception):
+    """What stands between the network and the messages of a connection failed; the text says why."""
+
+
+class Hint:
+    """What a message is for, as far as that matters to a connection that has to be opened for it.
+
+    source: who sent the request that leaves. sip_domain, tls_domain: what the script says about TLS, "" when nothing.
+    """
+
+    __slots__ = ("peer", "sip_domain", "source", "tls_domain")
+
+    def __init__(self, peer: Peer, source: Peer | None = None, sip_domain: str = "", tls_domain: str = "") -> None:
+        self.peer = peer
+        self.source = source
+        self.sip_domain = sip_domain
+        self.tls_domain = tls_domain
+
+    def fits(self, peer: Peer) -> bool:
+        """Whether it was said about a message to `peer`."""
+        return self.peer.address == peer.address and self.peer.port == peer.port
 
 
 class Transport(ABC):
