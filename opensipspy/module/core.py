@@ -151,7 +151,9 @@ class Core(ABC):
 
     @abstractmethod
     def before_script(self, callback: Callable[[Run], bool | None]) -> None:
-        """Call `callback(run)` before the script sees a request; False keeps the script from running."""
+        """Call `callback(run)` before the script sees a request; False keeps the script from running.
+
+        The request counts as dropped then, unless the callback has set `run.handled`."""
 
     @abstractmethod
     def after_script(self, callback: Callable[[Run], None]) -> None:

@@ -146,7 +146,8 @@ class Steps:
         run = Run(msg, kinds.REQUEST, core.program, core.services)
         for callback in core.before:
             if callback(run) is False:
-                core.counters.drop_requests.inc()
+                if not run.handled:
+                    core.counters.drop_requests.inc()
                 return
         self._script(run)
 
