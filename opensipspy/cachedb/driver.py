@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from opensipspy.cachedb.errors import CacheError
 from opensipspy.cachedb.store import CacheDb
@@ -22,9 +23,40 @@ class CacheDbDriver(ABC):
     def open_store(self, url: CacheUrl) -> CacheDb:
         """The store of a URL; it connects when first used. Raises CacheError for a URL that cannot be right."""
 
-    @abstractmethod
+    def __init__(self, **params: Any) -> None:
+        # Before the parameters are set.
+        self._urls: list[CacheUrl] = []
+        super().__init__(**params)
+
+    def set_cachedb_url(self, text: str) -> None:
+        """One occurrence of the parameter of that name; raises ValueError."""
+        url = parse_url(text)
+        if url.scheme not in self.schemes:
+            raise ValueError(f"the URL begins with {self.schemes[0]}: or {self.schemes[0]}:group:")
+        try:
+            self.check_url(url)
+        except CacheError as error:
+            raise ValueError(error.reason) from error
+        self._urls.append(url)
+
+    def check_url(self, url: CacheUrl) -> None:  # noqa: B027 - most URLs can be right
+        """Raises CacheError for a URL that cannot be right."""
+
     def script_urls(self) -> Sequence[CacheUrl]:
         """The URLs whose stores scripts call by `scheme:group`; of several with one name the last counts."""
+        return self._urls
+
+    async def connect_all(self, open_store: Callable[[str], CacheDb]) -> list[CacheError]:
+        """Connect the stores of the script; what went wrong is in the log already, where the server may come back."""
+        stores = {id(store): store for store in (open_store(url.text) for url in self.script_urls())}
+        results = await asyncio.gather(*(store.connect() for store in stores.values()), return_exceptions=True)
+        failures = []
+        for result in results:
+            if isinstance(result, CacheError):
+                failures.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+        return failures
 
 
 class CacheDbs:

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opensipspy import sip
+from opensipspy.cachedb import CacheDb, CacheDbDriver, CacheDbs
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
 from opensipspy.module.core import Core, LocateError, Target
@@ -118,6 +119,7 @@ class FakeCore(Core):
         self.log = logging.getLogger("opensipspy.fake")
         self.modules: dict[str, Module] = {}
         self.databases = dict(databases or {})
+        self.cachedbs = CacheDbs()
         self.located: dict[str, list[Target] | Exception] = {}
         self.aliases: set[str] = set()
         self.sent: list[Sent] = []
@@ -139,6 +141,9 @@ class FakeCore(Core):
         module.declare(self.catalogue)
         self.modules[module.name] = module
         module.bind(self)
+        loaded: Module = module
+        if isinstance(loaded, CacheDbDriver):
+            self.cachedbs.add(loaded)
         return module
 
     def call(self, function: str, run: Run, *args: Any) -> Any:
@@ -318,6 +323,9 @@ class FakeCore(Core):
             return self.databases[url]
         except KeyError:
             raise LookupError(f"this test has no database {url}; give FakeCore(databases=...)") from None
+
+    def cachedb(self, url: str) -> CacheDb:
+        return self.cachedbs.get(url)
 
 
 def request(

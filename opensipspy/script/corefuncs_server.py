@@ -35,12 +35,19 @@ class ServerFunctions:
             raise ValueError(f"no loaded module serves the key-value store {name!r}")
         return name
 
+    def _failed(self, run: Run, function: str, storage_id: str, error: Exception) -> int:
+        report(run, f"{function}({storage_id}): {error}")
+        return -1
+
     async def cache_fetch(self, run: Run, storage_id: str, attribute: str | None, result: VarRef) -> int:
         """Read a value; -2 when there is none, -1 when the store does not answer."""
         if not attribute:
             return -1
-        found = self.services.cache_fetch(storage_id, attribute)
-        value = await found if isinstance(found, Awaitable) else found
+        try:
+            found = self.services.cache_fetch(storage_id, attribute)
+            value = await found if isinstance(found, Awaitable) else found
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_fetch", storage_id, error)
         if value is None:
             return -2
         result.set(run, value)
@@ -49,11 +56,14 @@ class ServerFunctions:
     async def cache_counter_fetch(
         self, run: Run, storage_id: str, counter_attribute: str | None, result: VarRef
     ) -> int:
-        """Read a counter; -2 when there is none."""
+        """Read a counter; -2 when there is none, -1 when it is no number or the store does not answer."""
         if not counter_attribute:
             return -1
-        found = self.services.cache_counter(storage_id, counter_attribute)
-        value = await found if isinstance(found, Awaitable) else found
+        try:
+            found = self.services.cache_counter(storage_id, counter_attribute)
+            value = await found if isinstance(found, Awaitable) else found
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_counter_fetch", storage_id, error)
         if value is None:
             return -2
         result.set(run, value)
@@ -65,25 +75,36 @@ class ServerFunctions:
         """Store a value for `timeout` seconds, for ever without."""
         if not attribute or value is None:
             return -1
-        stored = self.services.cache_store(storage_id, attribute, value, timeout or 0)
-        return 1 if (await stored if isinstance(stored, Awaitable) else stored) else -1
+        try:
+            stored = self.services.cache_store(storage_id, attribute, value, timeout or 0)
+            if stored is not None:
+                await stored
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_store", storage_id, error)
+        return 1
 
     async def cache_remove(self, run: Run, storage_id: str, attribute: str | None) -> int:
         """Remove a value; it is no failure when there is none."""
         if not attribute:
             return -1
-        removed = self.services.cache_remove(storage_id, attribute)
-        return 1 if (await removed if isinstance(removed, Awaitable) else removed) else -1
+        try:
+            removed = self.services.cache_remove(storage_id, attribute)
+            if isinstance(removed, Awaitable):
+                await removed
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_remove", storage_id, error)
+        return 1
 
     async def _count(
         self, run: Run, storage_id: str, attribute: str | None, amount: int, expire: int, new_val: VarRef | None
     ) -> int:
         if not attribute:
             return -1
-        found = self.services.cache_add(storage_id, attribute, amount, expire)
-        value = await found if isinstance(found, Awaitable) else found
-        if value is None:
-            return -1
+        try:
+            found = self.services.cache_add(storage_id, attribute, amount, expire)
+            value = await found if isinstance(found, Awaitable) else found
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_add" if amount >= 0 else "cache_sub", storage_id, error)
         if new_val is not None:
             new_val.set(run, value)
         return 1
@@ -125,13 +146,17 @@ class ServerFunctions:
     async def cache_raw_query(
         self, run: Run, storage_id: str, raw_query: str | None, result: tuple[str, ...] | None = None
     ) -> int:
-        """Run a query in the store's own language; each column of the rows goes to an AVP, the first row on top."""
+        """Run a query in the store's own language; each column of the rows goes to an AVP, the first row on top.
+
+        -2 when there are no rows for the AVPs, -1 when the query fails.
+        """
         if not raw_query:
             return -1
-        found = self.services.cache_raw(storage_id, raw_query)
-        rows = await found if isinstance(found, Awaitable) else found
-        if rows is None:
-            return -1
+        try:
+            found = self.services.cache_raw(storage_id, raw_query)
+            rows = await found if isinstance(found, Awaitable) else found
+        except (LookupError, OSError) as error:
+            return self._failed(run, "cache_raw_query", storage_id, error)
         for row in reversed(rows):
             for name, value in zip(result or (), row, strict=False):
                 run.avps.setdefault(name, []).append(value)

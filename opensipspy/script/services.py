@@ -114,31 +114,35 @@ class ScriptServices(ABC):
     def blacklist_check(self, name: str, address: str, port: int, proto: str, pattern: str) -> int:
         return -1
 
-    # -- key-value stores (awaitable). A driver that is down gives -1 and logs.
+    # -- key-value stores. Answers may have to be awaited. OSError: the store refuses or does not answer.
 
     def cache_known(self, storage: str) -> bool:
         """Whether a loaded module serves "system[:group]"."""
         return False
 
     def cache_fetch(self, storage: str, key: str) -> str | Awaitable[str | None] | None:
-        return None
+        """The value of a key, None when there is none."""
+        raise OSError("there are no key-value stores")
 
     def cache_counter(self, storage: str, key: str) -> int | Awaitable[int | None] | None:
-        return None
+        """The value of a counter, None when there is none."""
+        raise OSError("there are no key-value stores")
 
-    def cache_store(self, storage: str, key: str, value: str, expire_s: int) -> bool | Awaitable[bool]:
-        return False
+    def cache_store(self, storage: str, key: str, value: str, expire_s: int) -> Awaitable[None] | None:
+        """Keep a value; expire_s 0 for ever."""
+        raise OSError("there are no key-value stores")
 
     def cache_remove(self, storage: str, key: str) -> bool | Awaitable[bool]:
-        return False
+        """Forget a key; whether it was there."""
+        raise OSError("there are no key-value stores")
 
-    def cache_add(self, storage: str, key: str, amount: int, expire_s: int) -> int | Awaitable[int | None] | None:
-        """Add to a counter; the new value, None on failure."""
-        return None
+    def cache_add(self, storage: str, key: str, amount: int, expire_s: int) -> int | Awaitable[int]:
+        """Add to a counter; the new value."""
+        raise OSError("there are no key-value stores")
 
-    def cache_raw(self, storage: str, query: str) -> list[list[Value]] | Awaitable[list[list[Value]] | None] | None:
-        """Run a query in the store's own language: rows of values, None on failure."""
-        return None
+    def cache_raw(self, storage: str, query: str) -> list[list[Value]] | Awaitable[list[list[Value]]]:
+        """Run a query in the store's own language: rows of values."""
+        raise OSError("there are no key-value stores")
 
     # -- events and status
 
@@ -154,6 +158,10 @@ class ScriptServices(ABC):
         return 0
 
     # -- work beside the script
+
+    async def within(self, work: Awaitable[int], limit_s: float) -> int:
+        """Wait for work at most so long; raises TimeoutError, and the work is given up."""
+        return await work
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run launch()'s work as a task of the server, which logs what goes wrong in it."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from opensipspy import sip
+from opensipspy.cachedb import CacheDb, CacheDbs
 from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
@@ -102,6 +103,7 @@ class ServerCore(Core):
         self.identity = Identity()
         self.blacklists = Blacklists(self.now)
         self.databases = Databases()
+        self.cachedbs = CacheDbs()
         self.modules: dict[str, Module] = {}
         self.resolver: Resolver | None = None
         self.services: Any = None
@@ -254,6 +256,9 @@ class ServerCore(Core):
 
     def database(self, url: str) -> Database:
         return self.databases.get(url)
+
+    def cachedb(self, url: str) -> CacheDb:
+        return self.cachedbs.get(url)
 
     def find_repliers(self) -> None:
         """Look up the modules that answer requests, once all are loaded."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from opensipspy import script as language
 from opensipspy import sip
+from opensipspy.cachedb import CacheDbDriver
 from opensipspy.db import DbDriver
 from opensipspy.module import Module, ModuleLoadError, ParamError, find_module, module_names
 from opensipspy.module.describe import describe
@@ -77,6 +78,9 @@ class Loaded:
 
         for module in self.modules.values():
             if isinstance(module, DbDriver):
+                place(module)
+        for module in self.modules.values():
+            if isinstance(module, CacheDbDriver):
                 place(module)
         for module in self.modules.values():
             place(module)
@@ -225,6 +229,8 @@ def _assemble(options: Options, script: Any) -> Loaded:
     _set_parameters(script, modules, findings)
     _check_requirements(script, modules, findings)
     for module in modules.values():
+        if isinstance(module, CacheDbDriver):
+            services.cachedbs.add(module)
         module.declare(catalogue)
     if not script.compiled:
         findings += language.check(script, catalogue, ModuleOf(script.mpath))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from opensipspy import sip
+from opensipspy.cachedb import CacheDbs, InstantCacheDb
 from opensipspy.events import SubscribeError
 from opensipspy.module import LocateError, Target
 from opensipspy.net import TcpTransport
@@ -43,12 +44,15 @@ class Services(ScriptServices):
         self._arguments = arguments
         self._process_id = os.getpid()
         self._blacklist_names = frozenset(blacklists)
+        # Known before there is a server: the checker asks whether a script's stores are there.
+        self.cachedbs = CacheDbs()
 
     def attach(self, core: ServerCore, logs: Logs) -> None:
         """Become part of a server: nothing but the start arguments can be asked for before."""
         self._core = core
         self._logs = logs
         self._now, self._time = core.now, core.time
+        core.cachedbs = self.cachedbs
 
     # -- the world
 
@@ -84,6 +88,9 @@ class Services(ScriptServices):
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         self._core.spawn(work, "launch")
+
+    async def within(self, work: Awaitable[int], limit_s: float) -> int:
+        return await self._core.wait(work, limit_s)
 
     # -- addresses
 
@@ -234,6 +241,39 @@ class Services(ScriptServices):
         except ValueError as error:
             SCRIPT_LOG.error("check_blacklist_rule: %s", error)
             return -1
+
+    # -- key-value stores
+
+    def cache_known(self, storage: str) -> bool:
+        return self.cachedbs.known(storage)
+
+    def cache_fetch(self, storage: str, key: str) -> str | Awaitable[str | None] | None:
+        store = self.cachedbs.named(storage)
+        return store.fetch_now(key) if isinstance(store, InstantCacheDb) else store.fetch(key)
+
+    def cache_counter(self, storage: str, key: str) -> int | Awaitable[int | None] | None:
+        store = self.cachedbs.named(storage)
+        return store.fetch_counter_now(key) if isinstance(store, InstantCacheDb) else store.fetch_counter(key)
+
+    def cache_store(self, storage: str, key: str, value: str, expire_s: int) -> Awaitable[None] | None:
+        store = self.cachedbs.named(storage)
+        if isinstance(store, InstantCacheDb):
+            store.store_now(key, value, expire_s)
+            return None
+        return store.store(key, value, expire_s)
+
+    def cache_remove(self, storage: str, key: str) -> bool | Awaitable[bool]:
+        store = self.cachedbs.named(storage)
+        return store.remove_now(key) if isinstance(store, InstantCacheDb) else store.remove(key)
+
+    def cache_add(self, storage: str, key: str, amount: int, expire_s: int) -> int | Awaitable[int]:
+        store = self.cachedbs.named(storage)
+        if isinstance(store, InstantCacheDb):
+            return store.add_now(key, amount, expire_s)
+        return store.add(key, amount, expire_s)
+
+    def cache_raw(self, storage: str, query: str) -> Awaitable[list[list[Value]]]:
+        return self.cachedbs.named(storage).raw_query(query)
 
     # -- connections
 
