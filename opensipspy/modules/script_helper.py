@@ -140,7 +140,7 @@ class ScriptHelper(Module):
 
     async def _run_own_route(self, run: Run) -> bool:
         """Run `sequential_route`; False when it has ended the handling of the request."""
-        program = run.program or self.core.program
+        program: Any = run.program or self.core.program
         route = program.route(REQUEST, self.sequential_route)
         if route is None:
             return True
