@@ -25,42 +25,13 @@ from opensipspy.module import (
 )
 from opensipspy.script.declare import Value
 from opensipspy.script.kinds import ALL, ERROR
+from opensipspy.script.pcre import compiled
 from opensipspy.script.run import Run, VarRef
 
 SEARCH_SECONDS: Final = 0.1
-LONGEST: Final = 8192
 KEPT: Final = 256
 MOST_TEXT: Final = 65_536
 SUBST_FLAGS: Final = {"i": regex.IGNORECASE, "s": regex.DOTALL, "m": regex.MULTILINE, "x": regex.VERBOSE}
-
-
-def unquoted(text: str) -> str:
-    """The expression with \\Q...\\E written as escaped characters."""
-    out: list[str] = []
-    at = 0
-    while at < len(text):
-        if text.startswith("\\Q", at):
-            end = text.find("\\E", at + 2)
-            end = len(text) if end < 0 else end
-            out.append(regex.escape(text[at + 2 : end], special_only=True, literal_spaces=False))
-            at = end + 2
-        elif text[at] == "\\" and at + 1 < len(text):
-            out.append(text[at : at + 2])
-            at += 2
-        else:
-            out.append(text[at])
-            at += 1
-    return "".join(out)
-
-
-def compiled(text: str, flags: int = 0) -> Any:
-    """A compiled expression; raises ValueError with what is wrong with it."""
-    if len(text) > LONGEST:
-        raise ValueError(f"an expression has at most {LONGEST} characters")
-    try:
-        return regex.compile(unquoted(text), flags | regex.VERSION0)
-    except (regex.error, OverflowError, RecursionError) as error:
-        raise ValueError(str(error)) from None
 
 
 def groups_of(text: str, most: int, largest: int) -> list[str]:
