@@ -36,6 +36,19 @@ _BINARY: Final = {
     "<<": "_op_shl",
     ">>": "_op_shr",
 }
+# What script_trace() calls the assignments.
+_ASSIGNMENTS: Final = {
+    "=": "equal",
+    ":=": "colon-eq",
+    "+=": "plus-eq",
+    "-=": "minus-eq",
+    "*=": "mult-eq",
+    "/=": "div-eq",
+    "%=": "modulo-eq",
+    "&=": "b-and-eq",
+    "|=": "b-or-eq",
+    "^=": "b-xor-eq",
+}
 # Scripts that call it, and only those, are compiled so that each statement can be logged.
 TRACER: Final = "script_trace"
 _ENDS: Final = (tree.Exit, tree.Drop, tree.Return, tree.Break, tree.Async)
@@ -181,6 +194,8 @@ class RouteEmitter:
         self.out: list[ast.stmt] = []
         self._temporaries = 0
         self._pos = block.pos
+        # How long the call that is being emitted may wait; 0: as long as it likes.
+        self._limit_s = 0
 
     def code(self) -> CodeType:
         self._route_body()
@@ -189,7 +204,6 @@ class RouteEmitter:
         function = kind(name="route", args=arguments, body=self.out, decorator_list=[], returns=None)
         self._at(function, self.block.pos)
         module = ast.Module([function], [])
-        ast.fix_missing_locations(module)
         compiled = compile(module, self.block.pos.file, "exec", dont_inherit=True, optimize=0)
         inner = next(const for const in compiled.co_consts if isinstance(const, CodeType))
         shown = kinds.kind_keyword(self.block.kind) + (f"[{self.block.name}]" if self.block.name else "")
@@ -246,13 +260,27 @@ class RouteEmitter:
     # -- small tools
 
     def _at(self, node: Any, pos: Pos) -> Any:
-        """Give a node and all below it that has none the place of the script."""
-        for each in ast.walk(node):
-            if isinstance(each, ast.expr | ast.stmt) and not hasattr(each, "lineno"):
-                each.lineno, each.col_offset = pos.line, pos.col - 1
-                same = pos.end_line and (pos.end_line, pos.end_col) > (pos.line, pos.col)
-                each.end_lineno = pos.end_line if same else pos.line
-                each.end_col_offset = pos.end_col - 1 if same else pos.col
+        """Give a node and all below it that has none the place of the script.
+
+        A node with a place has been here before, and so has all below it.
+        """
+        line, col = pos.line, pos.col - 1
+        end_line, end_col = line, col
+        if pos.end_line and (pos.end_line, pos.end_col) > (line, pos.col):
+            end_line, end_col = pos.end_line, pos.end_col - 1
+        waiting = [node]
+        while waiting:
+            each = waiting.pop()
+            if each._attributes:
+                if hasattr(each, "lineno"):
+                    continue
+                each.lineno, each.col_offset, each.end_lineno, each.end_col_offset = line, col, end_line, end_col
+            for name in each._fields:
+                value = getattr(each, name, None)
+                if isinstance(value, ast.AST):
+                    waiting.append(value)
+                elif isinstance(value, list):
+                    waiting += [item for item in value if isinstance(item, ast.AST)]
         return node
 
     def _emit(self, statement: ast.stmt, pos: Pos | None = None) -> None:
@@ -314,9 +342,15 @@ class RouteEmitter:
             decl = self.c.catalogue.function(node.name)
             return f"{'core' if decl is None or decl.module == 'core' else 'module'} {node.name}"
         if isinstance(node, tree.Assign):
-            return "assign equal" if node.op in ("=", ":=") else f"assign {node.op}"
+            return f"assign {_ASSIGNMENTS[node.op]}"
         if isinstance(node, tree.Log):
             return f"core {node.keyword}"
+        if isinstance(node, tree.Async):
+            return f"async {node.call.name}"
+        if isinstance(node, tree.Launch):
+            return f"launch {node.call.name}"
+        if isinstance(node, tree.For):
+            return "core for-each"
         return "core " + ("route" if isinstance(node, tree.RouteCall) else type(node).__name__.lower())
 
     def _stm_call(self, node: tree.Call) -> None:
@@ -355,14 +389,10 @@ class RouteEmitter:
     def _write(self, spec: VarSpec, target: tree.Var, value: ast.expr, replace: bool = False) -> None:
         inline = None if replace and spec.decl.replace is not None else spec.inline_target()
         if inline is not None:
-            tree_ = ast.parse(f"{inline} = 0").body[0]
-            assert isinstance(tree_, ast.Assign)
-            for each in ast.walk(tree_):
-                for attribute in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
-                    if hasattr(each, attribute):
-                        delattr(each, attribute)
-            tree_.value = value
-            self._emit(tree_)
+            place = _without_place(ast.parse(inline, mode="eval").body)
+            assert isinstance(place, ast.Subscript | ast.Attribute)
+            place.ctx = ast.Store()
+            self._emit(ast.Assign([place], value))
             return
         kind = "replace" if replace else "write"
         setter = self._global(kind, target.text, target.pos.file, target.pos.line)
@@ -396,7 +426,9 @@ class RouteEmitter:
         each = self._global("each", node.source.text, node.source.pos.file, node.source.pos.line)
         limit = ast.Constant(int(self.c.script.globals.max_while_loops))
         outer = self._collect()
-        self._write(self._spec(node.target), node.target, self._name(item))
+        target = self._spec(node.target)
+        # A value that stands for a piece of JSON goes over as that piece.
+        self._write(target, node.target, self._name(item), target.decl.name == "$json")
         self._body(node.body)
         body = self._release(outer)
         loop = ast.For(ast.Name(item, ast.Store()), ast.Call(each, [self._run, limit], []), body, [])
@@ -510,7 +542,9 @@ class RouteEmitter:
 
     def _stm_async(self, node: tree.Async) -> None:
         """The resume route goes on when the function is done; nothing behind the statement runs."""
+        self._limit_s = node.timeout_s
         result = self._invoke(node.call)
+        self._limit_s = 0
         self._set_run("retcode", result)
         self._enter_route(node.route, ast.Tuple([], ast.Load()))
         self._set_run("exited", ast.Constant(True))
@@ -569,12 +603,12 @@ class RouteEmitter:
         outer = self._collect()
         call: ast.expr = ast.Call(self._global("call", decl.name), [self._run, *given.expressions], [])
         if decl.waits == "always":
-            call = ast.Await(call)
+            call = self._awaited(call)
         self._set(result, call)
         if decl.waits == "maybe":
             klass = ast.Attribute(self._name(result), "__class__", ast.Load())
             waits = ast.Compare(klass, [ast.IsNot()], [self._name("int")])
-            again = ast.Assign([ast.Name(result, ast.Store())], ast.Await(self._name(result)))
+            again = ast.Assign([ast.Name(result, ast.Store())], self._awaited(self._name(result)))
             self._emit(ast.If(waits, [again], []))
         body = self._release(outer)
         if given.may_fail:
@@ -586,6 +620,11 @@ class RouteEmitter:
         else:
             self.out += body
         return self._name(result)
+
+    def _awaited(self, work: ast.expr) -> ast.expr:
+        if self._limit_s > 0:
+            work = self._call("_within", self._run, work, ast.Constant(self._limit_s))
+        return ast.Await(work)
 
     def _arguments(self, decl: FunctionDecl, node: tree.Call, ahead: tuple[list[str], list[ast.expr]] | None) -> _Given:
         given = _Given(ahead)
@@ -711,12 +750,7 @@ class RouteEmitter:
         spec = self._spec(node)
         inline = spec.inline_expression()
         if inline is not None:
-            expression = ast.parse(inline, mode="eval").body
-            for each in ast.walk(expression):
-                for attribute in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
-                    if hasattr(each, attribute):
-                        delattr(each, attribute)
-            return cast("ast.expr", self._at(expression, node.pos))
+            return cast("ast.expr", self._at(_without_place(ast.parse(inline, mode="eval").body), node.pos))
         read = ast.Call(self._global("read", node.text, node.pos.file, node.pos.line), [self._run], [])
         return cast("ast.expr", self._at(read, node.pos))
 
@@ -729,6 +763,9 @@ class RouteEmitter:
         if isinstance(node, tree.Var):
             return self._read(node)
         if isinstance(node, tree.Binary):
+            known = _folded(node)
+            if known is not None:
+                return ast.Constant(known)
             left = self._value(node.left)
             outer = self._collect()
             right = self._value(node.right)
@@ -741,7 +778,8 @@ class RouteEmitter:
                 self.out += before
             return cast("ast.expr", self._at(self._call(_BINARY[node.op], left, right), node.pos))
         if isinstance(node, tree.BitNot):
-            return self._call("_bit_not", self._value(node.operand))
+            known = _folded(node)
+            return self._call("_bit_not", self._value(node.operand)) if known is None else ast.Constant(known)
         if isinstance(node, tree.Compare):
             return self._comparison(node)
         if isinstance(node, tree.Call):
@@ -889,7 +927,32 @@ def _may_fail(node: Any) -> bool:
     """Whether the statement calculates: an operator may meet what it cannot take."""
     if isinstance(node, tree.Assign):
         return node.op not in ("=", ":=") or _may_fail(node.value)
-    return isinstance(node, tree.Binary | tree.BitNot)
+    return isinstance(node, tree.Binary | tree.BitNot) and _folded(node) is None
+
+
+def _folded(node: Expr) -> str | int | None:
+    """The value of what has no variable in it, so that it is calculated once; None for anything else, and for what
+    cannot be calculated: that is said when the statement is reached."""
+    if isinstance(node, tree.Number | tree.Text):
+        return node.value
+    try:
+        if isinstance(node, tree.Binary):
+            left, right = _folded(node.left), _folded(node.right)
+            return None if left is None or right is None else runtime.BINARY[node.op](left, right)
+        if isinstance(node, tree.BitNot):
+            operand = _folded(node.operand)
+            return None if operand is None else runtime.bit_not(operand)
+    except runtime.EvaluationError:
+        pass
+    return None
+
+
+def _without_place(root: ast.expr) -> ast.expr:
+    """An expression that was made from text, without the places it had there."""
+    for each in ast.walk(root):
+        if each._attributes:
+            del each.lineno, each.col_offset, each.end_lineno, each.end_col_offset  # type: ignore[attr-defined]
+    return root
 
 
 def _may_err(node: Expr) -> bool:

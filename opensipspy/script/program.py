@@ -6,7 +6,7 @@ patterns behind them are looked up in the catalogue of the server that runs them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import CodeType, FunctionType
 from typing import Any, Final
 
@@ -219,6 +219,17 @@ def matches_case(value: Value, case: str | int, folded: str) -> bool:
     return runtime.equal_text(value, case, folded)
 
 
+async def within(run: Run, work: Awaitable[int], limit_s: int) -> int:
+    """async() with a time limit: the result of the function, -1 when it took too long (it is then given up)."""
+    if run.services is None:
+        return await work
+    try:
+        return await run.services.within(work, limit_s)
+    except TimeoutError:
+        runtime.report(run, f"async(): no result within {limit_s} s")
+        return -1
+
+
 def start_in_background(run: Run, work: Callable[[Run], Coroutine[Any, Any, object]]) -> None:
     """launch(): the work goes on beside the script, on a view of the message of its own."""
     view = run.detached()
@@ -241,6 +252,7 @@ HELPERS: Final[dict[str, object]] = {
     "_by_name": call_by_name,
     "_case": matches_case,
     "_launch": start_in_background,
+    "_within": within,
     "_compound": runtime.compound,
     "_compare": runtime.compare,
     "_compare_text": runtime.compare_text,
@@ -367,24 +379,30 @@ class Builder:
 def values_of(spec: VarSpec) -> Callable[[Run, int], Iterator[Value]]:
     """The values of a variable one after the other, as for() takes them; read when asked for, at most `limit`."""
     get, name = spec.decl.get, spec.name
-    name_format, parse_name = spec.name_format, spec.decl.parse_name
-    indexed = spec.decl.index and (spec.index is None or spec.index == INDEX_ALL)
-    single = spec.reader()
+    name_format, parse_name, context = spec.name_format, spec.decl.parse_name, spec.context
+    if spec.index != INDEX_ALL:
+
+        def nothing(run: Run, limit: int) -> Iterator[Value]:
+            runtime.report(run, f"for() needs the index [*], which {spec.text} does not have: skipped")
+            return iter(())
+
+        return nothing
+    indexed = spec.decl.index
 
     def each(run: Run, limit: int) -> Iterator[Value]:
-        if not indexed:
-            value = single(run)
-            if value is not None:
-                yield value
-            return
+        if context:
+            other = run.context(context)
+            if other is None:
+                return
+            run = other
         inner: object = name
         if name_format is not None:
             text = name_format.value(run)
             if text is None:
                 return
             inner = parse_name(text) if parse_name is not None else text
-        for index in range(limit):
-            value = get(run, inner, index)
+        for index in range(limit if indexed else 1):
+            value = get(run, inner, index if indexed else None)
             if value is None:
                 return
             yield value

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from opensipspy.script.kinds import kind_keyword
 from opensipspy.script.patterns import Pattern, PatternCache
 from opensipspy.script.run import Run, Value
 
@@ -82,10 +83,17 @@ def position() -> str:
 
 
 def report(run: Run, reason: str, level: int = L_ERR) -> None:
-    """Log a run-time error of the script with its position and the call it happened in."""
+    """Log a run-time error of the script with its position, the routes on the way and the call it happened in."""
     if run.services is not None:
         where = position()
-        run.services.log(level, f"{where}: {reason}" if where else reason)
+        run.services.log(level, f"{where}: {reason}{circumstances(run)}" if where else reason + circumstances(run))
+
+
+def circumstances(run: Run) -> str:
+    """The routes that are running, innermost first, and the call: " in route[b] < route[a], Call-ID x"."""
+    names = [f"{kind_keyword(kind)}[{name}]" if name else kind_keyword(kind) for kind, name in run.route_stack]
+    inside = " in " + " < ".join(reversed(names)) if names else ""
+    return f"{inside}, Call-ID {run.msg.call_id}"
 
 
 def level_of(word: str) -> int:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 
 from opensipspy.script import tree
 
 
 def children_of(node: tree.Node) -> Iterator[tree.Node]:
     """The nodes right below one."""
-    for field in fields(node):
-        value = getattr(node, field.name)
+    # The slots of a node's own class: all its fields but the place.
+    for name in node.__slots__:
+        value = getattr(node, name)
         if isinstance(value, tree.Node):
             yield value
-        elif isinstance(value, tuple) and field.name != "pos":
+        elif isinstance(value, tuple):
             yield from (item for item in value if isinstance(item, tree.Node))
 
 
@@ -22,9 +22,9 @@ def nodes_of(root: object) -> Iterator[tree.Node]:
     """A node or a tuple of nodes and everything below, in the order of the text."""
     if isinstance(root, tree.Node):
         yield root
-        for field in fields(root):
-            value = getattr(root, field.name)
-            if isinstance(value, tree.Node | tuple) and field.name != "pos":
+        for name in root.__slots__:
+            value = getattr(root, name)
+            if isinstance(value, tree.Node | tuple):
                 yield from nodes_of(value)
     elif isinstance(root, tuple) and not hasattr(root, "_fields"):
         for item in root:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -294,6 +295,77 @@ def test_async_goes_on_in_the_resume_route() -> None:
     assert lab.body(script) == ["later -5", "resumed with -5"]
 
 
+def test_async_gives_up_what_takes_longer_than_its_time_limit() -> None:
+    """The resume route then sees -1 in $rc, and the log says why."""
+    lab = Lab()
+
+    async def limited(work: Awaitable[int], limit_s: float) -> int:
+        assert limit_s == 3
+        asyncio.ensure_future(work).cancel()
+        raise TimeoutError
+
+    lab.services.within = limited  # type: ignore[method-assign]
+    script = 'async(later(5), done, 3);\n} route[done] { note("resumed with $rc"); exit;'
+    assert lab.body(script) == ["resumed with -1"]
+    assert "test.cfg:2: async(): no result within 3 s" in lab.log
+    assert lab.body('async(maybe(5), done, 3);\n} route[done] { note("$rc"); exit;') == ["5"]
+
+
+def test_for_goes_over_all_values_of_an_index() -> None:
+    lab = Lab()
+    three = '$avp(a) = "x"; $avp(a) = "y"; $avp(a) = "z";'
+    assert lab.body(three + "for ($var(i) in $(avp(a)[*])) note($var(i));") == ["z", "y", "x"]
+    assert lab.body("for ($var(i) in $(avp(none)[*])) note($var(i));") == []
+    assert lab.body("for ($var(i) in $(<request>hdr(X-Custom)[*])) note($var(i));") == ["one", "two"]
+    assert lab.body(three + "for ($var(i) in $(avp(a)[*])) { note($var(i)); break; }") == ["z"]
+
+
+def test_for_without_the_index_of_all_values_is_skipped_as_in_the_c_server() -> None:
+    lab = Lab()
+    assert lab.body('$avp(a) = "x"; for ($var(i) in $avp(a)) note("never"); note("on");') == ["on"]
+    assert "needs the index [*]" in lab.log
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2 + 3 * 4", 20),
+        ("7 - 2 << 1", 10),
+        ("1 << 3 + 1", 16),
+        ("~0", -1),
+        ("(1 + 2) * 3", 9),
+        ("2147483647 + 1", -2147483648),
+        ("-7 / 2", -3),
+        ("-7 % 3", -1),
+        ('"a" + "b" + "c"', "abc"),
+        ('"a" + 1', "a1"),
+        ('"$rU"', "$rU"),
+    ],
+)
+def test_constants_are_calculated_at_load(expression: str, value: int | str) -> None:
+    """+ - * / % bind alike, from the left; << >> & | ^ bind weaker. A text is not a format here."""
+    lab = Lab()
+    program = lab.compile(f"route {{ $var(v) = {expression}; }}")
+    assert program.main is not None
+    assert not [name for name in program.main.code.co_names if name.startswith("_op")]
+    assert value in program.main.code.co_consts
+    assert lab.value(expression) == value
+
+
+@pytest.mark.parametrize("expression", ["1 / 0", "1 % 0", '"a" - 1', '1 + "a"', '"ab" & "a"'])
+def test_a_constant_that_cannot_be_calculated_leaves_the_variable_alone(expression: str) -> None:
+    lab = Lab()
+    assert lab.value(f"5; $var(v) = {expression}") == 5
+    assert "test.cfg:1: " in lab.log
+
+
+def test_operands_are_read_from_left_to_right() -> None:
+    """A variable before a call has the value of before the call."""
+    lab = Lab()
+    lab.run("route { $var(x) = 1; $var(v) = $var(x) + route(set) + $var(x); } route[set] { $var(x) = 10; return(5); }")
+    assert lab.last.vars["v"] == 16
+
+
 def test_launch_runs_beside_the_script_on_its_own_variables() -> None:
     lab = Lab()
     text = """route { $var(x) = 1; launch(later(-2), done, "p $var(x)"); $var(x) = 2; note("first"); }
@@ -330,6 +402,15 @@ def test_a_traceback_shows_every_route_on_the_way() -> None:
     text = "route {\n  route(a);\n}\nroute[a] {\n\n  while (1) {\n    if (later(1)) breaks();\n  }\n}\n"
     frames = _raised(Lab(), text)
     assert [(frame.lineno, frame.name) for frame in frames] == [(2, "route"), (7, "route[a]")]
+
+
+def test_an_error_that_the_script_survives_tells_place_routes_and_call() -> None:
+    lab = Lab()
+    lab.run('route {\n  route(a);\n}\nroute[a] {\n\n  $var(x) = "a" - 1;\n}\n')
+    assert lab.log == (
+        "test.cfg:6: unsupported operands for -: a string and an integer in route[a], "
+        "Call-ID 3848276298220188511@atlanta.example"
+    )
 
 
 def test_an_error_in_an_included_file_names_that_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,8 @@ def test_an_error_is_logged_with_its_place_in_the_script() -> None:
     bench = Bench()
     code = compile("\n\nreport(run, 'oops')", "dir/opensips.cfg", "exec")
     exec(code, {"report": runtime.report, "run": bench.run})
-    assert bench.services.lines == [(runtime.L_ERR, "dir/opensips.cfg:3: oops")]
+    said = "dir/opensips.cfg:3: oops, Call-ID 3848276298220188511@atlanta.example"
+    assert bench.services.lines == [(runtime.L_ERR, said)]
 
 
 @pytest.mark.parametrize(
