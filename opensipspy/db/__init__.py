@@ -18,7 +18,7 @@ from .errors import DatabaseError
 from .migration import OldTable, old_tables
 from .pool import Limits, Link, LostError, PooledDatabase
 from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
-from .sql import SqlText, literal, missing_tables, numbered_marks
+from .sql import SqlText, check_single, literal, missing_tables, numbered_marks
 from .url import DbUrl, parse_url
 from .values import as_db_value, as_float, as_int, as_text
 
@@ -55,6 +55,7 @@ __all__ = [
     "as_int",
     "as_text",
     "auto_id",
+    "check_single",
     "literal",
     "missing_tables",
     "numbered_marks",

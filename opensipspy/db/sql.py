@@ -5,7 +5,9 @@ Names are checked and quoted; values are never a part of the text but arguments 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Set
+from typing import Final
 
 from opensipspy.db.database import OPERATORS, Condition, DbValue, Delete, Insert, InsertUpdate, Replace, Update, Write
 from opensipspy.db.errors import DatabaseError
@@ -13,6 +15,8 @@ from opensipspy.db.schema import INTEGER_TYPES, VERSION_TABLE, Column, Table
 from opensipspy.db.url import DbUrl
 
 Args = list[DbValue]
+
+TRANSACTION_WORDS: Final = frozenset({"begin", "start", "commit", "rollback", "savepoint", "release", "end", "abort"})
 
 
 class SqlText:
@@ -125,6 +129,21 @@ def _end_of_quoted(sql: str, at: int) -> int:
             found = sql.find(end, at + len(begin))
             return len(sql) if found < 0 else found + len(end)
     return at + 1
+
+
+def check_single(sql: str) -> None:
+    """Raises DatabaseError for text that is more than one statement, or that begins or ends a transaction.
+
+    For back-ends whose client would run all that stands in a text, so that an injected statement would be run, too.
+    """
+    word = re.match(r"\s*([A-Za-z]*)", sql)
+    if word is not None and word[1].lower() in TRANSACTION_WORDS:
+        raise DatabaseError(f"{word[1]}: a raw statement cannot be a part of a transaction")
+    at = 0
+    while at < len(sql):
+        if sql[at] == ";" and sql[at + 1 :].strip("; \t\r\n"):
+            raise DatabaseError("a raw statement is one statement only")
+        at = _end_of_quoted(sql, at)
 
 
 def literal(column: Column) -> str:

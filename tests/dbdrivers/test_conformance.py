@@ -40,6 +40,7 @@ from opensipspy.dbdrivers.db_mysql import DbMysql
 from opensipspy.dbdrivers.db_postgres import DbPostgres
 from opensipspy.dbdrivers.db_sqlite import DbSqlite
 from opensipspy.dbdrivers.db_text import DbText
+from opensipspy.dbdrivers.db_unixodbc import DbUnixodbc
 from opensipspy.dbdrivers.db_virtual import DbVirtual
 from opensipspy.module.testing import FakeCore
 from opensipspy.server.stepper import Stepper
@@ -151,12 +152,43 @@ class VirtualBackend(Backend):
         return made
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql", "text", "virtual FAILOVER", "virtual PARALLEL"])
+class OdbcBackend(Backend):
+    """PostgreSQL by its ODBC driver."""
+
+    def __init__(self, server: PostgresServer, folder: Path, number: int) -> None:
+        super().__init__(DbUnixodbc, server, folder, number)
+        self.below = Backend(DbPostgres, server, folder, number)
+        self.url = (
+            f"unixodbc://postgres@127.0.0.1:{server.port}/test_{number}"
+            "?driver=PostgreSQL Unicode&ByteaAsLongVarBinary=1&MaxVarcharSize=255&MaxLongVarcharSize=0"
+        )
+
+    def driver(self, **params: Any) -> DbDriver:
+        made = super().driver(**params)
+        made.declared = {table.name: table for table in (PEOPLE, *declared_tables(None))}
+        return made
+
+    def create(self, *tables: Table) -> list[str]:
+        return self.below.create(*tables)
+
+
+def odbc_driver(name: str) -> str:
+    """The name of a driver of ODBC; skips without it."""
+    pyodbc = pytest.importorskip("pyodbc")
+    if name not in pyodbc.drivers():
+        pytest.skip("needs the Debian package odbc-postgresql")
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "text", "virtual FAILOVER", "virtual PARALLEL", "odbc"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -> Backend:
     numbers.append(0)
     number = len(numbers)
     if request.param == "sqlite":
         return Backend(DbSqlite, None, tmp_path, number)
+    if request.param == "odbc":
+        odbc_driver("PostgreSQL Unicode")
+        return OdbcBackend(request.getfixturevalue("postgres_server"), tmp_path, number)
     if request.param == "text":
         return TextBackend(tmp_path, number)
     if request.param.startswith("virtual"):
@@ -179,6 +211,20 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -
     backend = Backend(kind, request.getfixturevalue(fixture), tmp_path, len(numbers))
     backend.create(PEOPLE)
     return backend
+
+
+@pytest.fixture(params=["postgres", "mysql", "odbc"])
+def mortal(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -> Backend:
+    """A server that may be killed."""
+    numbers.append(0)
+    if request.param != "odbc":
+        kind, fixture = (DbPostgres, "postgres_server") if request.param == "postgres" else (DbMysql, "mariadb_server")
+        made = Backend(kind, request.getfixturevalue(fixture), tmp_path, len(numbers))
+    else:
+        odbc_driver("PostgreSQL Unicode")
+        made = OdbcBackend(request.getfixturevalue("postgres_server"), tmp_path, len(numbers))
+    made.create(PEOPLE)
+    return made
 
 
 def names(rows: list[tuple[DbValue, ...]]) -> list[DbValue]:
@@ -796,9 +842,9 @@ def lines(caplog: pytest.LogCaptureFixture, text: str) -> int:
     return sum(text in record.getMessage() for record in caplog.records)
 
 
-def test_killed_in_mid_load(served: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_in_mid_load(mortal: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """What was acknowledged is there after kill -9, what was queued is written, and the operator was told once."""
-    server = served.server
+    server = mortal.server
     assert server is not None
     acknowledged: list[str] = []
     failures: list[DatabaseError] = []
@@ -836,7 +882,7 @@ def test_killed_in_mid_load(served: Backend, caplog: pytest.LogCaptureFixture) -
         assert there.issuperset(f"queued {number}" for number in range(700))
 
     try:
-        served.play(scenario)
+        mortal.play(scenario)
     finally:
         if not server.processes():
             server.start()
@@ -845,9 +891,9 @@ def test_killed_in_mid_load(served: Backend, caplog: pytest.LogCaptureFixture) -
     assert lines(caplog, "is available again") == 1
 
 
-def test_idle_connections_of_a_restarted_server(served: Backend) -> None:
+def test_idle_connections_of_a_restarted_server(mortal: Backend) -> None:
     """The first write after a restart does not fail because of what was open before."""
-    server = served.server
+    server = mortal.server
     assert server is not None
 
     async def scenario(database: Database) -> None:
@@ -858,7 +904,7 @@ def test_idle_connections_of_a_restarted_server(served: Backend) -> None:
         await asyncio.gather(*(database.insert("people", {"name": f"m{n}"}) for n in range(8)))
         assert len(await database.select("people", ("name",))) == 16
 
-    served.play(scenario)
+    mortal.play(scenario)
 
 
 def test_a_server_that_stops_answering(served: Backend) -> None:
