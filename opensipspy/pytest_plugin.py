@@ -2,84 +2,31 @@
 
     def test_strangers_are_refused(opensips):
         site = opensips("opensips.cfg")
-        [reply] = site.receive(INVITE, "udp:203.0.113.7:5060")
-        assert reply.first_line == "SIP/2.0 403 Relay denied"
+        assert site.receive(INVITE, "udp:203.0.113.7:5060").reply.status == 403
 
-`pytest --cfg-coverage` prints which lines of each script ran; `--cfg-coverage=lcov:FILE` writes them for other tools.
+A test that fails shows the path that its messages took through the script. `--cfg-coverage` prints which lines and
+branches of each script ran, `--cfg-coverage=html:FILE` and `--cfg-coverage=lcov:FILE` write reports, and
+`--cfg-coverage-fail-under=N` fails the run when less than N percent did. See docs/testing.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from opensipspy.server.simulation import Simulation
 
-Site = Callable[..., "Simulation"]
+Opensips = Callable[..., "Simulation"]
 
-
-class Coverage:
-    """Which lines of which scripts could run, and which did."""
-
-    def __init__(self) -> None:
-        self.possible: dict[str, set[int]] = {}
-        self.seen: dict[str, set[int]] = {}
-
-    def add(self, site: Simulation) -> None:
-        """Count the lines of a simulation's script and those that ran in it."""
-        for route in site.loaded.program.all_routes():
-            if route.code is not None:
-                lines = self.possible.setdefault(route.code.co_filename, set())
-                # The first line is the block's own: it is no statement.
-                lines |= lines_of(route.code) - {route.code.co_firstlineno}
-        for step in site.steps:
-            self.seen.setdefault(step.file, set()).add(step.line)
-
-    def rows(self) -> list[tuple[str, int, int, list[int]]]:
-        """(file, statements, missed, the lines missed) of each script."""
-        found = []
-        for file, possible in sorted(self.possible.items()):
-            missed = sorted(possible - self.seen.get(file, set()))
-            found.append((file, len(possible), len(missed), missed))
-        return found
-
-    def lcov(self) -> str:
-        """The report in lcov's format."""
-        out = []
-        for file, possible in sorted(self.possible.items()):
-            seen = self.seen.get(file, set())
-            out.append(f"TN:\nSF:{file}")
-            out += [f"DA:{line},{int(line in seen)}" for line in sorted(possible)]
-            out.append(f"LF:{len(possible)}\nLH:{len(possible & seen)}\nend_of_record")
-        return "\n".join(out) + "\n"
-
-
-def lines_of(code: CodeType) -> set[int]:
-    """The lines that have an instruction, those of functions inside included."""
-    lines = {line for _, _, line in code.co_lines() if line}
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            lines |= lines_of(const)
-    return lines
-
-
-def ranges(lines: list[int]) -> str:
-    """Line numbers in short: "3, 7-9"."""
-    parts: list[list[int]] = []
-    for line in lines:
-        if parts and line == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], line]
-        else:
-            parts.append([line])
-    return ", ".join("-".join(map(str, part)) for part in parts)
-
-
-COVERAGE = pytest.StashKey[Coverage]()
+COVERAGE: Final = pytest.StashKey[Any]()
+SITES: Final = pytest.StashKey[list["Simulation"]]()
+# Of a long path the end is what a failure is about.
+LONGEST_PATH: Final = 150
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,46 +35,117 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cfg-coverage",
         nargs="?",
         const="text",
-        default="",
-        metavar="text|lcov:FILE",
-        help="report which lines of the routing scripts ran",
+        action="append",
+        default=[],
+        metavar="text|html:FILE|lcov:FILE",
+        help="report which lines and branches of the routing scripts ran; may be repeated",
+    )
+    group.addoption(
+        "--cfg-coverage-fail-under",
+        type=float,
+        default=None,
+        metavar="PERCENT",
+        help="fail when less of the routing scripts ran, lines and branches together",
     )
 
 
+def pytest_load_initial_conftests(args: list[str]) -> None:
+    # What follows a bare --cfg-coverage is a test's path and not the option's value.
+    args[:] = ["--cfg-coverage=text" if arg == "--cfg-coverage" else arg for arg in args]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--cfg-coverage"):
+    wanted = config.getoption("--cfg-coverage")
+    for how in wanted:
+        if how != "text" and not (how.startswith(("html:", "lcov:")) and len(how) > len("html:")):
+            raise pytest.UsageError(f"--cfg-coverage={how}: this is none of text, html:FILE and lcov:FILE")
+    if wanted or config.getoption("--cfg-coverage-fail-under") is not None:
+        from opensipspy.server.coverage import Coverage
+
         config.stash[COVERAGE] = Coverage()
 
 
 @pytest.fixture
-def opensips(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A function that starts a simulation of a script: `opensips("opensips.cfg", functions={...}) -> Simulation`."""
+def opensips(request: pytest.FixtureRequest) -> Iterator[Opensips]:
+    """A function that starts a script in memory: `opensips("opensips.cfg", answers={...}) -> Simulation`.
+
+    The script's path is relative to the test's file. answers: a dict as an answers file has it, the path of such a file
+    (relative to the test's file), or an `Answers`; without it everything outside is unknown, and `real=True` leaves
+    databases in files to be the real ones. Everything else goes to `Simulation`.
+    """
     # Loaded when a test asks for it: other tests of the same run do not pay for it.
+    from opensipspy.server.answers import Answers
     from opensipspy.server.simulation import Simulation
 
     coverage = request.config.stash.get(COVERAGE, None)
+    sites = request.node.stash.setdefault(SITES, [])
+    folder = request.path.parent
     with ExitStack() as stack:
 
-        def start(path: str, **options: Any) -> Simulation:
-            site = stack.enter_context(Simulation(str(path), **options))
+        def start(path: str | Path, *, answers: Any = None, real: bool = False, **options: Any) -> Simulation:
+            if isinstance(answers, dict):
+                made = Answers()
+                made.add(answers)
+                answers = made
+            elif isinstance(answers, str | Path):
+                answers = Answers.read(str(nearest(folder, answers)))
+            elif answers is None and not real:
+                answers = Answers()
+            simulation = Simulation(str(nearest(folder, path)), answers=answers, **options)
+            site = stack.enter_context(simulation)
+            sites.append(site)
             if coverage is not None:
-                site.always_trace = True
-                stack.callback(coverage.add, site)
+                files = {point.file for point in site.journal.points}
+                stack.callback(coverage.add, site.journal, {file: site.lines_of(file) for file in files})
             return site
 
         yield start
+
+
+def nearest(folder: Path, path: str | Path) -> Path:
+    """A path beside the test's file, else as it is seen from the working directory."""
+    beside = folder / path
+    return beside if beside.exists() else Path(path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    sites = item.stash.get(SITES, [])
+    if report.when == "call" and report.failed:
+        for number, site in enumerate(sites, 1):
+            lines = site.path.split("\n")
+            if len(lines) > LONGEST_PATH:
+                lines = [f"  ... {len(lines) - LONGEST_PATH} lines before", *lines[-LONGEST_PATH:]]
+            name = Path(site.options.script).name
+            which = f" ({number} of {len(sites)})" if len(sites) > 1 else ""
+            report.sections.append((f"path through {name}{which}", "\n".join(lines)))
+    if report.when == "teardown":
+        sites.clear()
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     coverage = config.stash.get(COVERAGE, None)
     if coverage is None:
         return
-    how = str(config.getoption("--cfg-coverage"))
-    if how.startswith("lcov:"):
-        with open(how.removeprefix("lcov:"), "w", encoding="utf-8") as report:
-            report.write(coverage.lcov())
-        return
-    terminalreporter.section("coverage of routing scripts")
-    for file, count, missed, lines in coverage.rows():
-        share = 100 * (count - missed) / count if count else 100
-        terminalreporter.write_line(f"{file}  {count} lines, {missed} missed, {share:.0f} %  {ranges(lines)}")
+    wanted = list(dict.fromkeys(config.getoption("--cfg-coverage")))
+    if "text" in wanted:
+        terminalreporter.section("coverage of routing scripts")
+        for line in coverage.text():
+            terminalreporter.write_line(line)
+    for how in wanted:
+        if how != "text":
+            terminalreporter.write_line(f"coverage of routing scripts written to {coverage.write(how)}")
+    least = config.getoption("--cfg-coverage-fail-under")
+    if least is not None and coverage.percent < least:
+        terminalreporter.write_line(
+            f"coverage of routing scripts is {coverage.percent:.1f} %, below {least:g} %", red=True, bold=True
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    coverage = session.config.stash.get(COVERAGE, None)
+    least = session.config.getoption("--cfg-coverage-fail-under")
+    if coverage is not None and least is not None and coverage.percent < least and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

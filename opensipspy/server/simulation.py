@@ -5,27 +5,41 @@ sent is kept; thirty seconds of `fr_inv_timeout` take as long as the timers due 
 to the world (management pipes, HTTP) are loaded and checked but not opened.
 
     with Simulation("opensips.cfg") as site:
-        sent = site.receive("OPTIONS sip:127.0.0.1 SIP/2.0\\r\\n...")
+        site.gateway("192.0.2.20:5060", 180, 200)
+        sent = site.receive("INVITE sip:bob@example.org SIP/2.0\\r\\n...")
+        assert sent.statuses == [100, 180, 200]
         site.advance(30)
+
+What a script asks outside is answered from `Answers`; what has no answer there fails as it does when nobody is there.
+Without `Answers` databases in files are the real ones, and nothing is reached through a network unless `network` says
+so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
+import errno
 import logging
 import selectors
-import sys
 import time
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
-from typing import Any, Final, NamedTuple
+from types import TracebackType
+from typing import Any, Final, NamedTuple, NoReturn
 
 from opensipspy import sip
 from opensipspy.net import DnsClient, Record, Resolver, ResolverSettings
-from opensipspy.net.transport import Deliver, Transport
+from opensipspy.net.transport import Transport
+from opensipspy.script import kinds
+from opensipspy.script.run import Run, Value
+from opensipspy.server import journal as noted
+from opensipspy.server.answers import Answers, Gateway, Reply
+from opensipspy.server.console import variable
 from opensipspy.server.errors import LoadError
+from opensipspy.server.journal import Journal
 from opensipspy.server.load import Loaded, load
 from opensipspy.server.logs import L_DBG, Logs, Sink
+from opensipspy.server.memory_database import MemoryDatabases, conditions, rows_text
 from opensipspy.server.options import Options
 from opensipspy.server.server import Server
 from opensipspy.sip import Peer, Socket
@@ -34,9 +48,24 @@ from opensipspy.sip import Peer, Socket
 EPOCH: Final = 1_767_225_600.0
 # How long real work that a message waits for (a database, a lookup) may take before `receive` gives up on it.
 REAL_LIMIT_S: Final = 5.0
+# How long a run that does not move is given before it is taken to wait for the clock: with and without real back-ends.
+REAL_PAUSE_S: Final = 0.25
+MADE_UP_PAUSE_S: Final = 0.02
 TURN_S: Final = 1e-5
 DOORS: Final = ("opensipspy.mi.", "opensipspy.modules.httpd")
 PROTOCOLS: Final = (sip.PROTO_UDP, sip.PROTO_TCP, sip.PROTO_TLS, sip.PROTO_WS, sip.PROTO_WSS)
+NO_NETWORK: Final = "a simulation has no network"
+# What a route runs for when a test gives no message.
+USUAL_MESSAGE: Final = """
+    OPTIONS sip:service@127.0.0.1 SIP/2.0
+    Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKtest
+    From: <sip:test@127.0.0.1>;tag=test
+    To: <sip:service@127.0.0.1>
+    Call-ID: test
+    CSeq: 1 OPTIONS
+    Max-Forwards: 70
+"""
+SENT_BEFORE_ANSWER: Final = 2000
 
 
 class Sent(NamedTuple):
@@ -60,6 +89,30 @@ class Sent(NamedTuple):
         """The message as its receiver would read it."""
         return sip.parse_message(self.data, Peer(self.socket.proto, self.socket.address, self.socket.port), self.socket)
 
+    @property
+    def is_request(self) -> bool:
+        return not self.data.startswith(b"SIP/")
+
+    @property
+    def status(self) -> int:
+        """Of a reply; 0 for a request."""
+        return 0 if self.is_request else int(self.data.split(None, 2)[1])
+
+    @property
+    def method(self) -> str:
+        """Of a request; "" for a reply."""
+        return self.first_line.partition(" ")[0] if self.is_request else ""
+
+    @property
+    def to(self) -> str:
+        """Where it went: "192.0.2.20:5060"."""
+        return self.peer.text.partition(":")[2]
+
+    def header(self, name: str) -> str:
+        """The value of the first header of that name, "" when there is none."""
+        found = self.message.named(name)
+        return found[0].value if found else ""
+
 
 class Step(NamedTuple):
     """One line of the script that ran: its file and line, and the route it stands in."""
@@ -67,6 +120,103 @@ class Step(NamedTuple):
     file: str
     line: int
     route: str
+
+
+class Lookup(NamedTuple):
+    """Something that was asked outside. kind: "dns", "database", "http", "exec", "cache", "network".
+
+    answered: False when nothing was there to answer it.
+    """
+
+    kind: str
+    question: str
+    answer: str
+    answered: bool
+    at_s: float
+
+
+class Raised(NamedTuple):
+    """An event that was raised."""
+
+    name: str
+    params: dict[str, object]
+    at_s: float
+
+
+class Outcome(list[Sent]):
+    """What came of one message, one route or a stretch of time: the messages that were sent, and how it came to it.
+
+    run: the first run of the script, None when none ran. returned: what a route gave back that was run by itself.
+    """
+
+    def __init__(self, site: Simulation, marks: tuple[int, int, int, int, int]) -> None:
+        entries, sent, log, lookups, events = marks
+        super().__init__(site.sent[sent:])
+        self._site = site
+        self.entries = site.journal.entries[entries:]
+        self.log = site.log[log:]
+        self.lookups = site.lookups[lookups:]
+        self.events = site.events[events:]
+        self.run: Run | None = site.journal.run
+        self.returned: int | None = None
+
+    @property
+    def requests(self) -> list[Sent]:
+        """The requests among what was sent, copies included."""
+        return [sent for sent in self if sent.is_request]
+
+    @property
+    def replies(self) -> list[Sent]:
+        return [sent for sent in self if not sent.is_request]
+
+    @property
+    def statuses(self) -> list[int]:
+        """The statuses of the replies, in order."""
+        return [sent.status for sent in self.replies]
+
+    @property
+    def reply(self) -> Sent:
+        """The last reply; raises LookupError with the path of the message when there is none."""
+        if not self.replies:
+            raise LookupError("no reply was sent\n" + self.path)
+        return self.replies[-1]
+
+    @property
+    def relayed(self) -> Sent:
+        """The first request that was sent; raises LookupError with the path of the message when there is none."""
+        if not self.requests:
+            raise LookupError("no request was sent\n" + self.path)
+        return self.requests[0]
+
+    @property
+    def routes(self) -> list[str]:
+        """The routes that ran, in order, each once: "route", "route[relay]", "failure_route[missed]"."""
+        return list(dict.fromkeys(entry.route for entry in self.entries if entry.route))
+
+    @property
+    def lines(self) -> list[int]:
+        """The lines of the script that ran, in order."""
+        return [entry.line for entry in self.entries if entry.kind == noted.STATEMENT_RAN]
+
+    @property
+    def exited(self) -> bool:
+        return self.run is not None and self.run.exited
+
+    @property
+    def dropped(self) -> bool:
+        return self.run is not None and self.run.dropped
+
+    def value(self, text: str) -> Value:
+        """What a variable has now: `value("$avp(account)")`, `value("$(ru{uri.user})")`."""
+        if self.run is None:
+            raise LookupError("no route ran")
+        return variable(text, self._site.core.catalogue).reader()(self.run)
+
+    @property
+    def path(self) -> str:
+        """Everything that happened, in lines of the script."""
+        lines = noted.render(self.entries, self._site.lines_of, self._site.options.script)
+        return "\n".join(lines) or "  no line of the script ran"
 
 
 class Clock:
@@ -107,22 +257,61 @@ class JumpingSelector(selectors.DefaultSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop on a `Clock`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, refused: Callable[[str], None] | None) -> None:
+        """refused: is told of each attempt to leave the process; None: they are allowed."""
         super().__init__(JumpingSelector(clock))
         self._virtual = clock
+        self._refused = refused
 
     def time(self) -> float:
         return self._virtual.now_s
+
+    def _refuse(self, what: str) -> NoReturn:
+        assert self._refused is not None
+        self._refused(what)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, NO_NETWORK)
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"connection to {' '.join(str(arg) for arg in args[1:3])}")
+        return await super().create_connection(*args, **options)
+
+    async def create_unix_connection(self, *args: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"connection to {' '.join(str(arg) for arg in args[1:2])}")
+        return await super().create_unix_connection(*args, **options)
+
+    async def create_datagram_endpoint(self, *args: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"datagrams to {options.get('remote_addr', 'anywhere')}")
+        return await super().create_datagram_endpoint(*args, **options)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        if self._refused is not None:
+            self._refuse(f"connection to {address}")
+        await super().sock_connect(sock, address)
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"look-up of {host}")
+        return await super().getaddrinfo(host, port, **options)
+
+    async def subprocess_shell(self, *args: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"program {args[1] if len(args) > 1 else ''}")
+        return await super().subprocess_shell(*args, **options)
+
+    async def subprocess_exec(self, *args: Any, **options: Any) -> Any:
+        if self._refused is not None:
+            self._refuse(f"program {args[1] if len(args) > 1 else ''}")
+        return await super().subprocess_exec(*args, **options)
 
 
 class MemoryTransport(Transport):
     """Keeps what is sent."""
 
-    def __init__(self, sent: list[Sent], clock: Clock, deliver: Deliver, unreachable: set[str]) -> None:
-        self._sent = sent
-        self._clock = clock
-        self._deliver = deliver
-        self._unreachable = unreachable
+    def __init__(self, leaves: Callable[[bytes, Peer, Socket], bool]) -> None:
+        self._leaves = leaves
 
     def bind(self, socket: Socket) -> None:
         return None
@@ -140,31 +329,96 @@ class MemoryTransport(Transport):
         return 0
 
     def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None) -> bool:
-        if f"{peer.address}:{peer.port}" in self._unreachable:
-            return False
-        self._sent.append(Sent(data, peer, socket, self._clock.now_s))
-        return True
+        return self._leaves(data, peer, socket)
 
 
 class MadeUpDns(DnsClient):
     """Answers from a table: (name, kind) -> records."""
 
-    def __init__(self) -> None:
-        self.records: dict[tuple[str, str], list[Record]] = {}
+    def __init__(self, answers: Answers, told: Callable[[str, str, str, bool], None]) -> None:
+        self.records = answers.names
+        self._told = told
 
     async def query(self, name: str, kind: str) -> list[Record]:
-        return self.records.get((name.lower(), kind), [])
+        found = self.records.get((name.lower(), kind))
+        known = found is not None or any(each == name.lower() for each, _ in self.records)
+        shown = ", ".join(str(record.target) for record in found or ()) or "no such record"
+        self._told("dns", f"{kind} {name}", shown if known else "no answer was given for this name", known)
+        return list(found or ())
 
 
 class Lines(Sink):
     """Keeps the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], None]) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self._told = told
 
     def write(self, level: int, text: str, fields: dict[str, Any]) -> None:
-        self.lines.append(self.styled(level, text, fields))
+        line = self.styled(level, text, fields)
+        self.lines.append(line)
+        self._told(line)
+
+
+class Peers:
+    """The gateways of `Answers`: each request that reaches one is answered as was said."""
+
+    def __init__(self, site: Simulation) -> None:
+        self._site = site
+        # Via branch -> the INVITE or other request that is being answered, and the replies still to come.
+        self._open: dict[str, tuple[Sent, list[asyncio.TimerHandle], bool]] = {}
+        self._tags = 0
+
+    def request(self, sent: Sent, gateway: Gateway) -> None:
+        if gateway.replies is None:
+            return
+        message = sent.message
+        branch = message.via.branch
+        if message.method_id == sip.M_ACK:
+            return
+        if message.method_id == sip.M_CANCEL:
+            self._later(sent, Reply(200), 0.0)
+            found = self._open.get(branch)
+            if found is not None and not found[2]:
+                for handle in found[1]:
+                    handle.cancel()
+                self._open[branch] = (found[0], [], True)
+                self._later(found[0], Reply(487), 0.0)
+            return
+        if branch in self._open:
+            # A copy: the first one is being answered.
+            return
+        if len(self._open) >= SENT_BEFORE_ANSWER:
+            self._open.clear()
+        replies = gateway.replies if not message.to_tag else [Reply(200)]
+        if message.method_id != sip.M_INVITE:
+            replies = [reply for reply in replies if reply.status >= 200] or [Reply(200)]
+        handles: list[asyncio.TimerHandle] = []
+        self._open[branch] = (sent, handles, False)
+        at_s = 0.0
+        for reply in replies:
+            at_s += reply.after_s
+            handles.append(self._later(sent, reply, at_s))
+
+    def _later(self, sent: Sent, reply: Reply, delay_s: float) -> asyncio.TimerHandle:
+        return self._site.loop.call_later(delay_s, self.answer, sent, reply)
+
+    def answer(self, sent: Sent, reply: Reply) -> None:
+        """Let a reply to a request arrive."""
+        message = sent.message
+        found = self._open.get(message.via.branch)
+        if found is not None and reply.status >= 200 and message.method_id != sip.M_CANCEL:
+            self._open[message.via.branch] = (found[0], found[1], True)
+        headers = reply.headers
+        host = f"[{sent.peer.address}]" if ":" in sent.peer.address else sent.peer.address
+        if message.method_id == sip.M_INVITE and 101 <= reply.status < 300:
+            headers += f"Contact: <sip:{host}:{sent.peer.port}>\r\n"
+            routes = "".join(f"Record-Route: {route.value}\r\n" for route in message.named("Record-Route"))
+            headers = routes + headers
+        tag = f"gw-{host}-{message.via.branch[-8:]}" if reply.status > 100 else ""
+        data = sip.build_reply(message, reply.status, reply.reason, tag, headers, reply.body.encode(), reply.type)
+        self._site.arrives(data, sent.peer, sent.socket)
 
 
 class SimulatedServer(Server):
@@ -209,8 +463,10 @@ class Simulation:
     """One simulated server on one script. Use it as a context; it is not safe for threads.
 
     path: the script. text: its text instead of the file's. functions: script functions to replace by Python ones,
-    `name -> fn(run, *args) -> int`. arguments: what `$argv(name)` reads. preprocessor: the command of `-p`.
-    Raises server.errors.LoadError with every finding when the script is wrong.
+    `name -> fn(run, *args) -> int`. arguments: what `$argv(name)` reads. preprocessor: the command of `-p`. answers:
+    what the world says, an `Answers` or the path of an answers file; None: databases in files are real. network: let
+    modules reach what is outside of the process.
+    Raises server.errors.LoadError with every finding when the script is wrong, answers.AnswersError, OSError.
     """
 
     def __init__(
@@ -221,21 +477,28 @@ class Simulation:
         functions: dict[str, Callable[..., int]] | None = None,
         arguments: dict[str, str] | None = None,
         preprocessor: str = "",
+        answers: Answers | str | None = None,
+        network: bool = False,
     ) -> None:
         self.clock = Clock()
         self.sent: list[Sent] = []
-        self.steps: list[Step] = []
-        self.always_trace = False
+        self.lookups: list[Lookup] = []
+        self.events: list[Raised] = []
         self.unreachable: set[str] = set()
-        self.dns = MadeUpDns()
-        self._lines = Lines()
+        self.journal = Journal(self.clock.now)
+        self.answers = Answers.read(answers) if isinstance(answers, str) else answers or Answers()
+        self._made_up = answers is not None
+        self.dns = MadeUpDns(self.answers, self.look_up)
+        self._peers = Peers(self)
+        self._lines = Lines(lambda line: self.journal.add(noted.LOG, line))
         self._logger = logging.getLogger("opensipspy")
         self.options = Options()
         self.options.script, self.options.text, self.options.preprocessor = path, text, preprocessor
         self.options.arguments = dict(arguments or {})
+        self.options.watch = self.journal
         self.loaded: Loaded = load(self.options)
         _replace(self.loaded, functions or {})
-        self.loop = VirtualLoop(self.clock)
+        self.loop = VirtualLoop(self.clock, None if network else self._no_network)
         self._logs: Logs | None = None
         self.server: SimulatedServer | None = None
 
@@ -257,13 +520,18 @@ class Simulation:
     async def _start(self) -> None:
         assert self._logs is not None
         server = SimulatedServer(self.options, self.loaded, self._logs, self.loop, self.clock.now, self.clock.wall)
-        server.memory = lambda proto: MemoryTransport(self.sent, self.clock, server.steps.receive, self.unreachable)
+        server.memory = lambda proto: MemoryTransport(self._leaves)
         server.dns = self.dns
         for name in server.open_doors():
             # Loaded for the checker's sake; a test opens no pipe and no port.
             del server.core.modules[name]
         self.server = server
+        self._listen_in()
         await server.start()
+        for event in server.core.events.events():
+            server.core.events.listen(event.name, self._raised)
+        # What startup_route and the modules asked is not a message's business.
+        self.journal.run = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -280,6 +548,107 @@ class Simulation:
         asyncio.set_event_loop(None)
         self.loop.close()
 
+    # -- what the script's world says
+
+    def _listen_in(self) -> None:
+        """Stand between the modules and what they ask."""
+        core = self.core
+        told = self._database_told
+        if self._made_up:
+            tables = [table for module in self.loaded.modules.values() for table in module.tables]
+            core.databases = MemoryDatabases(self.answers, tables, told)
+        else:
+            opened = core.databases.get
+            core.databases.get = lambda url: _noted_database(opened(url), told)
+        rest, programs = self.loaded.modules.get("rest_client"), self.loaded.modules.get("exec")
+        if rest is not None and self._made_up and hasattr(rest, "_carry"):
+            setattr(rest, "_carry", self._http)  # noqa: B010 - only here a module's inside is replaced
+        if programs is not None and self._made_up and hasattr(programs, "_execute"):
+            setattr(programs, "_execute", self._execute_of(programs))  # noqa: B010
+        plain = core.call_later
+
+        def call_later(delay_s: float, fn: Callable[..., object], *args: Any) -> Any:
+            return plain(delay_s, self._timed(fn), *args)
+
+        core.call_later = call_later
+
+    def _timed(self, fn: Callable[..., object]) -> Callable[..., object]:
+        """A timer that is told of when something came of it."""
+
+        def timer(*args: Any) -> object:
+            before = len(self.journal.entries)
+            result = fn(*args)
+            if len(self.journal.entries) > before:
+                self.journal.insert(before, noted.TIMER, _owner(fn))
+            return result
+
+        return timer
+
+    def look_up(self, kind: str, question: str, answer: str, answered: bool) -> None:
+        """Note what was asked outside."""
+        self.lookups.append(Lookup(kind, question, answer, answered, self.clock.now_s))
+        self.journal.add(noted.LOOKUP, f"{kind}: {noted.clip(question)}", noted.clip(answer))
+
+    def _database_told(self, question: str, answer: str, answered: bool) -> None:
+        shown = answer if answered else f"{answer} (the answers have nothing for it)" if self._made_up else answer
+        self.look_up("database", question, shown, answered)
+
+    def _no_network(self, what: str) -> None:
+        self.look_up("network", what, f"refused: {NO_NETWORK}", False)
+
+    async def _http(self, transfer: Any, method: str, url: str, fields: Any, data: bytes | None) -> int:
+        """Stands for rest_client's request."""
+        answer = self.answers.http_for(method, url)
+        if answer is None:
+            self.look_up("http", f"{method} {url}", "connection refused: no answer was given for this URL", False)
+            return -1
+        if answer.failure:
+            self.look_up("http", f"{method} {url}", f"failure {answer.failure}", True)
+            return answer.failure
+        transfer.connected = True
+        transfer.status, transfer.content_type = answer.status, answer.type or None
+        transfer.body += answer.body.encode("utf-8", "surrogateescape")
+        self.look_up("http", f"{method} {url}", f"{answer.status} {noted.clip(answer.body)}".rstrip(), True)
+        return 1
+
+    def _execute_of(self, module: Any) -> Callable[..., Any]:
+        async def execute(
+            command: str, stdin: str | None, out: bool, err: bool, environment: dict[str, str]
+        ) -> tuple[bytes, bytes] | None:
+            module._starting -= 1
+            known, output = self.answers.command_for(command)
+            if output is None:
+                self.look_up("exec", command, "it cannot be run" + ("" if known else ": no answer was given"), known)
+                return None
+            self.look_up("exec", command, repr(output), True)
+            return (output.encode("utf-8", "surrogateescape") if out else b""), b""
+
+        return execute
+
+    def _raised(self, name: str, params: Any) -> None:
+        self.events.append(Raised(name, dict(params), self.clock.now_s))
+        self.journal.add(noted.EVENT, f"{name} " + ", ".join(f"{key}={value}" for key, value in params.items()))
+
+    def _leaves(self, data: bytes, peer: Peer, socket: Socket) -> bool:
+        """A message is about to leave."""
+        sent = Sent(data, peer, socket, self.clock.now_s)
+        gateway = self.answers.gateway_for(peer.text) if sent.is_request else None
+        if f"{peer.address}:{peer.port}" in self.unreachable or (gateway is not None and not gateway.reachable):
+            self.look_up("network", f"{sent.first_line} to {peer.text}", "it cannot be sent there", True)
+            return False
+        self.sent.append(sent)
+        self.journal.add(noted.SENT, f"{socket.text} -> {peer.text}  {sent.first_line}")
+        if gateway is not None:
+            self._peers.request(sent, gateway)
+        return True
+
+    def arrives(self, data: bytes, peer: Peer, socket: Socket) -> None:
+        """A gateway's reply is there."""
+        line = data.partition(b"\r\n")[0].decode("utf-8", "replace")
+        self.journal.add("arrived", f"{peer.text} -> {socket.text}  {line}")
+        assert self.server is not None
+        self.server.steps.receive(data, peer, socket)
+
     # -- what a test does
 
     @property
@@ -288,69 +657,152 @@ class Simulation:
         return self._lines.lines
 
     @property
+    def steps(self) -> list[Step]:
+        """Each line of the script that ran."""
+        return [Step(*place) for place in self.journal.lines_run()]
+
+    @property
+    def path(self) -> str:
+        """Everything that has happened, in lines of the script."""
+        return "\n".join(noted.render(self.journal.entries, self.lines_of, self.options.script))
+
+    def lines_of(self, file: str) -> list[str]:
+        """The lines of a file of the script."""
+        return list(self.loaded.script.file_lines(file))
+
+    @property
     def core(self) -> Any:
-        assert self.server is not None, "the simulation has not begun: use it in a with statement"
+        if self.server is None:
+            raise RuntimeError("the simulation has not begun: use it in a with statement")
         return self.server.core
 
     def module(self, name: str) -> Any:
         """A loaded module, to look into it or to change it."""
         return self.loaded.modules[name]
 
-    def receive(
-        self, message: str | bytes, source: str = "udp:192.0.2.1:5060", to: str = "", *, trace: bool = False
-    ) -> list[Sent]:
-        """Let one message arrive and run until nothing is left to do now; returns what was sent meanwhile.
+    def _marks(self) -> tuple[int, int, int, int, int]:
+        self.journal.run = None
+        return len(self.journal.entries), len(self.sent), len(self.log), len(self.lookups), len(self.events)
+
+    def receive(self, message: str | bytes, source: str = "udp:192.0.2.1:5060", to: str = "") -> Outcome:
+        """Let one message arrive and run until nothing is left to do now; returns what came of it.
 
         source: "proto:address:port". to: the text of the listening socket, "" for the first of the protocol. Line ends
-        of a text may be bare. trace: note every line of the script that runs in `steps`.
+        of a text may be bare.
         """
         data = message if isinstance(message, bytes) else wire(message)
         peer = parse_peer(source)
         socket = self._socket(peer.proto, to)
-        before = len(self.sent)
+        marks = self._marks()
 
         def deliver() -> None:
             assert self.server is not None
-            if not (trace or self.always_trace):
-                self.server.steps.receive(data, peer, socket)
-                return
-            with Tracer(self.steps, self.loaded.script.files):
-                self.server.steps.receive(data, peer, socket)
+            self.server.steps.receive(data, peer, socket)
 
         self.loop.run_until_complete(self._settle(deliver))
-        return self.sent[before:]
+        return Outcome(self, marks)
 
-    def advance(self, seconds: float) -> list[Sent]:
-        """Let time pass; returns what was sent meanwhile."""
-        before = len(self.sent)
-        if self.always_trace:
-            with Tracer(self.steps, self.loaded.script.files):
-                self.loop.run_until_complete(self._pass(seconds))
-        else:
-            self.loop.run_until_complete(self._pass(seconds))
-        return self.sent[before:]
+    def reply_to(self, sent: Sent, status: int, reason: str = "", headers: str = "", body: str = "") -> Outcome:
+        """Let the receiver of a request answer it; headers: lines, each with CRLF."""
+        marks = self._marks()
+        reply = Reply(status, reason, 0.0, headers, body, "application/sdp" if body else "")
+        self.loop.run_until_complete(self._settle(lambda: self._peers.answer(sent, reply)))
+        return Outcome(self, marks)
+
+    def run(
+        self,
+        name: str = "",
+        message: str | bytes = USUAL_MESSAGE,
+        *,
+        kind: str = "route",
+        params: Iterable[Value] = (),
+        variables: dict[str, Value] | None = None,
+        source: str = "udp:192.0.2.1:5060",
+        to: str = "",
+    ) -> Outcome:
+        """Let one route run by itself for a message, without the steps before it.
+
+        kind: "route", "branch_route", "failure_route", "onreply_route", "error_route", "local_route", "startup_route",
+        "timer_route" or "event_route". params: what `$param(1)`, ... read. variables: given before, `{"$var(x)": 1}`.
+        There is no transaction: for what needs one let a message arrive and a gateway answer. Raises LookupError.
+        """
+        route = self._route(kind, name)
+        data = message if isinstance(message, bytes) else wire(message)
+        peer = parse_peer(source)
+        msg = sip.parse_message(data, peer, self._socket(peer.proto, to))
+        run = Run(msg, route.kind, self.core.program, self.core.services)
+        for text, value in (variables or {}).items():
+            variable(text, self.core.catalogue).writer()(run, value)
+        if name:
+            run.route_stack.append((route.kind, name))
+        run.params.append(tuple(params))
+        marks = self._marks()
+        ended: list[int] = []
+        begins = route.kind == kinds.REQUEST and msg.is_request
+
+        def done(_: Run, result: int) -> None:
+            ended.append(result)
+            for callback in self.core.after if begins else ():
+                callback(run)
+
+        def work() -> None:
+            for callback in self.core.before if begins else ():
+                callback(run)
+            self.core.run_route(route, run, done)
+
+        self.loop.run_until_complete(self._settle(work))
+        outcome = Outcome(self, marks)
+        outcome.run = run
+        outcome.returned = ended[0] if ended else None
+        return outcome
+
+    def _route(self, kind: str, name: str) -> Any:
+        known = {kinds.kind_keyword(bit): bit for bit in kinds.KINDS}
+        if kind not in known:
+            raise LookupError(f"there is no kind of route {kind!r}, only {', '.join(known)}")
+        route = self.core.program.route(known[kind], name)
+        if route is None:
+            names = sorted(self.core.program.routes(known[kind]))
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; there are {names}" if names else ""
+            raise LookupError(f"the script has no {kind}[{name}]{hint}")
+        return route
+
+    def advance(self, seconds: float) -> Outcome:
+        """Let time pass; returns what came of it."""
+        marks = self._marks()
+        self.loop.run_until_complete(self._pass(seconds))
+        return Outcome(self, marks)
 
     def command(self, name: str, params: dict[str, Any] | list[Any] | None = None) -> Any:
         """Run a management command."""
         return self.loop.run_until_complete(self.core.mi.call(name, params))
 
-    def resolve(self, name: str, *addresses: str, ttl_s: float = 60.0) -> None:
-        """Let a host name have these addresses."""
-        for address in addresses:
-            kind = "AAAA" if ":" in address else "A"
-            self.dns.records.setdefault((name.lower(), kind), []).append(Record(address, ttl_s))
+    def statistic(self, name: str) -> int:
+        """The value of a statistic, "core:rcv_requests" or "rcv_requests". Raises LookupError."""
+        found = self.command("get_statistics", {"statistics": [name]})
+        if not found:
+            raise LookupError(f"there is no statistic {name!r}")
+        return int(next(iter(found.values())))
 
-    def service(self, name: str, *targets: tuple[int, int, int, str], ttl_s: float = 60.0) -> None:
+    def resolve(self, name: str, *addresses: str) -> None:
+        """Let a host name have these addresses."""
+        self.answers.name(name, *addresses)
+
+    def service(self, name: str, *targets: tuple[int, int, int, str]) -> None:
         """Let an SRV name such as "_sip._udp.example.com" have (priority, weight, port, target) records."""
-        records = self.dns.records.setdefault((name.lower(), "SRV"), [])
-        for priority, weight, port, target in targets:
-            records.append(Record(target, ttl_s, priority=priority, weight=weight, port=port))
+        self.answers.service(name, *targets)
+
+    def gateway(self, destination: str, *replies: int | dict[str, Any] | Reply | str) -> None:
+        """Let "192.0.2.20:5060" answer requests: `180, {"status": 200, "after": 2}`, "silence" or "unreachable"."""
+        self.answers.gateway(destination, *replies)
 
     def _socket(self, proto: int, text: str) -> Socket:
         for socket in self.core.sockets:
             if socket.text == text or (not text and socket.proto == proto):
                 return socket  # type: ignore[no-any-return]
-        raise LookupError(f"the script listens on no {text or sip.proto_name(proto)} socket")
+        there = ", ".join(socket.text for socket in self.core.sockets)
+        raise LookupError(f"the script does not listen on {text or sip.proto_name(proto)}, but on {there or 'nothing'}")
 
     async def _settle(self, work: Callable[[], None]) -> None:
         """Do something, then let everything run that does not need time to pass."""
@@ -368,11 +820,11 @@ class Simulation:
 
     async def _something_real(self, stepper: Any) -> bool:
         """Whether a suspended run goes on without the clock."""
-        before = stepper.suspensions, len(stepper.suspended), len(self.sent)
-        limit = time.monotonic() + 0.25
+        before = stepper.suspensions, len(stepper.suspended), len(self.journal.entries)
+        limit = time.monotonic() + (MADE_UP_PAUSE_S if self._made_up else REAL_PAUSE_S)
         while time.monotonic() < limit:
             await asyncio.sleep(0)
-            if before != (stepper.suspensions, len(stepper.suspended), len(self.sent)):
+            if before != (stepper.suspensions, len(stepper.suspended), len(self.journal.entries)):
                 return True
             # The thread of an embedded database needs the processor too.
             self.loop._selector.select(0.001)  # type: ignore[attr-defined]
@@ -391,30 +843,43 @@ class Simulation:
         await self._settle(lambda: None)
 
 
-class Tracer:
-    """Notes each line of the script that runs while it is entered."""
+def _noted_database(database: Any, told: Callable[[str, str, bool], None]) -> Any:
+    """A real database whose reads and writes are told of."""
+    if getattr(database, "noted", False):
+        return database
+    select, execute, raw = database.select, database.execute, database.raw
 
-    def __init__(self, steps: list[Step], files: Iterable[str]) -> None:
-        self._steps = steps
-        self._files = frozenset(files)
+    async def noted_select(table: str, columns: Any, where: Any = (), order: str = "", limit: int = 0) -> Any:
+        question = f"{', '.join(columns) or '*'} from {table}{conditions(where)}"
+        return await _told(select(table, columns, where, order, limit), question, rows_text)
 
-    def __enter__(self) -> None:
-        self._before = sys.gettrace()
-        sys.settrace(self._call)
+    async def noted_execute(writes: Any) -> Any:
+        question = ", ".join(f"{type(write).__name__.lower()} {write.table}" for write in writes)
+        return await _told(execute(writes), question, lambda counts: f"{sum(counts)} rows")
 
-    def __exit__(self, *error: object) -> None:
-        sys.settrace(self._before)
+    async def noted_raw(sql: str, args: Any = ()) -> Any:
+        return await _told(raw(sql, args), sql, rows_text)
 
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename in self._files else None
+    async def _told(work: Any, question: str, shown: Callable[[Any], str]) -> Any:
+        try:
+            result = await work
+        except Exception as error:
+            told(question, str(error), False)
+            raise
+        told(question, shown(result), True)
+        return result
 
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            step = Step(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-            # One statement is several instructions; it is told once.
-            if not self._steps or self._steps[-1] != step:
-                self._steps.append(step)
-        return self._line
+    database.select, database.execute, database.raw, database.noted = noted_select, noted_execute, noted_raw, True
+    return database
+
+
+def _owner(fn: Any) -> str:
+    """Whose timer a function is: the module's name."""
+    inner = getattr(getattr(fn, "__self__", None), "_fn", fn)
+    parts = str(getattr(inner, "__module__", "")).split(".")
+    if parts[:2] == ["opensipspy", "modules"] and len(parts) > 2:
+        return parts[2]
+    return "timer_route" if parts[-1] == "routes" else parts[-1]
 
 
 def wire(text: str) -> bytes:

@@ -206,7 +206,7 @@ route {{
 """,
         encoding="utf-8",
     )
-    with Simulation(str(script)) as site:
+    with Simulation(str(script), network=True) as site:
         site.receive("""
             MESSAGE sip:bob@example.org SIP/2.0
             Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKm1
