@@ -64,6 +64,10 @@ class Bench:
         listener = server.network.transport(sip.PROTO_UDP)._listeners[self.socket]  # type: ignore[union-attr]
         self._wire = listener._os = Wire(listener._os)
 
+    def forget_sent(self) -> None:
+        """What left since the last message is of no interest."""
+        self._wire.out.clear()
+
     def put(self, name: str, text: str, port: int = CALLER) -> list[str]:
         """Let the server have one datagram; what it sends."""
         data = text.encode()
@@ -150,19 +154,27 @@ SCENARIOS: dict[str, Callable[[Bench, int], None]] = {
 }
 
 
-async def measure(arguments: argparse.Namespace, folder: Path, profile: cProfile.Profile | None) -> Bench:
+async def start_server(
+    scenario: str, folder: Path, profile: cProfile.Profile | None = None, clock: Callable[[], float] = time.monotonic
+) -> Bench:
+    """The server in this process, with the bench's script of that name."""
     database, _ = make_users(folder)
     script = folder / "bench.cfg"
     values = {"PORT": str(free_port()), "UAS": str(CALLEE), "DB": str(database).lstrip("/")}
-    script.write_text(script_text("plain", arguments.scenario, values), encoding="utf-8")
+    script.write_text(script_text("plain", scenario, values), encoding="utf-8")
     settings = Options()
     settings.script, settings.workdir, settings.log_stderr = str(script), str(folder), True
     loaded = load(settings)
     server = Server(settings, loaded, open_logs(settings, loaded), asyncio.get_running_loop())
+    server.core._clock = clock
     await server.start()
     gc.collect()
     gc.freeze()
-    bench = Bench(server, profile)
+    return Bench(server, profile)
+
+
+async def measure(arguments: argparse.Namespace, folder: Path, profile: cProfile.Profile | None) -> Bench:
+    bench = await start_server(arguments.scenario, folder, profile)
     play = SCENARIOS[arguments.scenario]
     for number in range(arguments.calls):
         if number == arguments.calls // 5:  # warm
@@ -170,7 +182,7 @@ async def measure(arguments: argparse.Namespace, folder: Path, profile: cProfile
         play(bench, number)
         if number % 200 == 0:
             await asyncio.sleep(0)
-    await server.shut_down()
+    await bench.server.shut_down()
     return bench
 
 

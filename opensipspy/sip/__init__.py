@@ -9,6 +9,7 @@ from opensipspy.sip.build import (
     build_request,
     received_via,
     reply_destination,
+    shorten_sent,
 )
 from opensipspy.sip.digest import (
     Credentials,
@@ -322,6 +323,7 @@ __all__ = [
     "reason_phrase",
     "received_via",
     "reply_destination",
+    "shorten_sent",
     "unescape",
     "unquote",
     "uri_equal",

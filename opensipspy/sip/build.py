@@ -221,7 +221,7 @@ def build_reply(
     head = msg.head
     top = msg.via
     kinds = msg._kinds
-    starts = msg._starts
+    starts = msg.starts()
     for i in range(len(kinds)):
         kind = kinds[i]
         if kind == H_VIA:
@@ -253,8 +253,9 @@ def build_reply(
 
 
 def _to_line(msg: Message, index: int, tag: str) -> str:
-    start = msg._starts[index]
-    end = msg._starts[index + 1]
+    starts = msg.starts()
+    start = starts[index]
+    end = starts[index + 1]
     if not tag:
         return msg.head[start:end]
     try:
@@ -276,7 +277,7 @@ def _sent(request: bytes | Message) -> Message:
 def _hop_request(request: Message, method: str, to_line: str, headers: str) -> bytes:
     head = request.head
     kinds = request._kinds
-    starts = request._starts
+    starts = request.starts()
     via = request.via
     pieces = [method, " ", request.ruri, " SIP/2.0\r\nVia: ", head[via.start : via.end], "\r\n"]
     for i in range(len(kinds)):
@@ -305,3 +306,9 @@ def build_ack(request: bytes | Message, reply: Message, headers: str = "") -> by
 def build_cancel(request: bytes | Message, headers: str = "") -> bytes:
     """The CANCEL of a request that we sent (RFC 3261 §9.1). request: as it left. headers: lines such as Reason."""
     return _hop_request(_sent(request), "CANCEL", "", headers)
+
+
+def shorten_sent(request: bytes) -> bytes:
+    """What build_ack() and build_cancel() need of a request as it left; it cannot be sent again."""
+    sent = _sent(request)
+    return _hop_request(sent, sent.method, "", "")

@@ -179,8 +179,11 @@ class Message:
         return f"Message({self.status} {self.reason})"
 
     def forget_parsed(self) -> None:
-        """Let go of what was parsed on request; it is parsed again when it is asked for again. A quarter of the memory
-        of a request that only waits for its answer."""
+        """Let go of what was parsed, the places of the headers included; it is parsed again when it is asked for again.
+        More than half of the memory of a request that only waits for its answer."""
+        self._values = []
+        self._starts = []
+        self._call_id = None
         self._headers = None
         self._via = None
         self._vias = None
@@ -201,10 +204,24 @@ class Message:
 
     # Headers as text
 
+    def starts(self) -> list[int]:
+        """Where each header starts in the head, and where the last one ends."""
+        if not self._starts:
+            self._find_places()
+        return self._starts
+
+    def _find_places(self) -> None:
+        """After `forget_parsed`: the headers are where they were."""
+        self._kinds = []
+        _read_headers(self)
+
     def _value_range(self, index: int) -> tuple[int, int]:
+        starts = self._starts
+        if not starts:
+            starts = self.starts()
         head = self._flat
         start = self._values[index]
-        end = self._starts[index + 1] - 2
+        end = starts[index + 1] - 2
         if start + 1 < end and head[start] == " ":
             start += 1
             # One space and then the value is how nearly everybody writes it.
@@ -230,8 +247,8 @@ class Message:
             self._headers = made
         found = made[index]
         if found is None:
-            start = self._starts[index]
             value_start, value_end = self._value_range(index)
+            start = self._starts[index]
             name = self.head[start : self._values[index] - 1].rstrip(SPACES)
             found = Header(
                 name,

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from opensipspy.sip import Message, ParseError, build_ack, build_cancel
+from opensipspy.sip import Message, ParseError, build_ack, build_cancel, shorten_sent
 from opensipspy.transaction import tables as t_
 from opensipspy.transaction.best import best_branch
 from opensipspy.transaction.ident import (
@@ -76,6 +76,9 @@ class Hooks:
 
     def resent_request(self, client: Client) -> None:
         """A request was retransmitted; `client.sends` counts."""
+
+    def rests(self, branch: Branch) -> None:
+        """A branch has had a provisional response and rings on: what takes memory may be dropped now."""
 
     def resent_reply(self, transaction: Transaction) -> None:
         """A final response was retransmitted because of its timer."""
@@ -616,7 +619,25 @@ class TransactionLayer:
             client.resend_at = NEVER
             self._client_input(client, t_.TIMER_RESEND, None, now)
         else:
+            if client.state == t_.PROCEEDING and client.invite:
+                self._rest(client)
             self._wheel.arm(client)
+
+    def _rest(self, client: Client) -> None:
+        """The bucket of timer A has come, and timer C runs instead: the peer rings, which may take long.
+
+        An INVITE is not sent again after a provisional response (17.1.1.2), so only what its ACK and its CANCEL copy
+        is kept.
+        """
+        branch = client.branch
+        if branch is None or branch is not client or client.transaction.local:
+            return
+        if client.data:
+            try:
+                client.data = shorten_sent(client.data)
+            except ParseError:
+                return  # what the script made of its copy is kept as it is
+        self.hooks.rests(branch)
 
     def _wake_server(self, transaction: Transaction, now: float) -> None:
         limit = now + SLACK

@@ -735,9 +735,6 @@ class Flow(Hooks):
         if transaction.local:
             self._complete_local(transaction, msg.status, msg.reason, msg, branch)
             return
-        if msg.status < 200 and transaction.request is not None and not transaction.busy > 1:
-            # It rings, and people let it ring for long.
-            transaction.request.forget_parsed()
         data = sip.build_forwarded_reply(msg, run.edits, transaction.upstream.socket)
         if 200 <= msg.status < 300 and transaction.invite:
             if branch.to_tags is None:
@@ -1043,6 +1040,11 @@ class Flow(Hooks):
         if request is not None and client.sends == 2:
             # The next hop is slow or gone: this may take long.
             request.forget_parsed()
+
+    def rests(self, branch: Branch) -> None:
+        transaction = branch.transaction
+        if transaction.request is not None and not transaction.busy:
+            transaction.request.forget_parsed()
 
     def resent_reply(self, transaction: Transaction) -> None:
         self.tm.count_resent_reply()
