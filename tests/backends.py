@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -197,3 +198,133 @@ class MariadbServer(BackendServer):
 
     def url(self, database: str, user: str = "root") -> str:
         return f"mysql://{user}@127.0.0.1:{self.port}/{database}"
+
+
+class RedisServer(BackendServer):
+    """Redis without a file; `prepare("--option", "value")` gives it further options."""
+
+    package = "redis-server"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more: list[str] = []
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("redis-server", "valkey-server")
+
+    def prepare(self, *more: str) -> None:
+        self._more = list(more)
+
+    def command(self) -> list[str]:
+        command = [str(self.programs()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        return [*command, "--save", "", "--appendonly", "no", *self._more]
+
+    def ready(self) -> bool:
+        """Whether it takes commands: a port that is open may belong to a server that still loads."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as link:
+                link.settimeout(1.0)
+                link.sendall(b"PING\r\n")
+                return link.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def url(self, group: str = "", rest: str = "/") -> str:
+        return f"redis{':' if group else ''}{group}://127.0.0.1:{self.port}{rest}"
+
+
+class RedisSentinel(RedisServer):
+    """A Sentinel that watches one master by the name "main"."""
+
+    def watch(self, master: RedisServer) -> None:
+        config = self.folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds main 500\n"
+        )
+
+    def command(self) -> list[str]:
+        return [str(self.programs()), str(self.folder / "sentinel.conf"), "--sentinel"]
+
+
+class RedisCluster:
+    """Three servers of Redis that share the slots of a cluster."""
+
+    package = "redis-server, redis-tools"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("redis-cli") if RedisServer.programs() else None
+
+    def __init__(self) -> None:
+        # A node's bus listens 10000 above its port.
+        self.nodes: list[RedisServer] = []
+        while len(self.nodes) < 3:
+            server = RedisServer()
+            if server.port <= 55535:
+                self.nodes.append(server)
+            else:
+                server.stop()
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.prepare("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+            node.start()
+        addresses = [f"127.0.0.1:{node.port}" for node in self.nodes]
+        command = [str(self.programs()), "--cluster", "create", *addresses]
+        subprocess.run(
+            [*command, "--cluster-yes", "--cluster-replicas", "0"], check=True, capture_output=True, timeout=PATIENCE_S
+        )
+        end = time.monotonic() + PATIENCE_S
+        while any("cluster_state:ok" not in self.ask(node, "cluster", "info") for node in self.nodes):
+            if time.monotonic() > end:
+                raise RuntimeError("the cluster does not come together")
+            time.sleep(0.05)
+
+    def ask(self, node: RedisServer, *words: str) -> str:
+        command = [str(self.programs()), "-p", str(node.port), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def url(self, group: str = "") -> str:
+        return self.nodes[0].url(group)
+
+
+class MemcachedServer(BackendServer):
+    """memcached with items of up to 16 MB."""
+
+    package = "memcached"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("memcached")
+
+    def command(self) -> list[str]:
+        command = [str(self.programs()), "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "128", "-I", "16m"]
+        return command + (["-u", "nobody"] if os.getuid() == 0 else [])
+
+    def url(self, group: str = "") -> str:
+        return f"memcached{':' if group else ''}{group}://127.0.0.1:{self.port}/"
+
+
+class SecantusServer(BackendServer):
+    """SecantusDB, which speaks MongoDB's protocol: no MongoDB server can be had from Debian or PyPI."""
+
+    package = "SecantusDB (PyPI)"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("secantusd-py", folders=(str(Path(sys.executable).parent),))
+
+    def command(self) -> list[str]:
+        return [
+            *(str(self.programs()), "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--storage-path", str(self.folder / "data")),
+        ]
+
+    def url(self, group: str = "", collection: str = "keys") -> str:
+        return f"mongodb{':' if group else ''}{group}://127.0.0.1:{self.port}/test.{collection}?directConnection=true"

@@ -1,4 +1,4 @@
-"""Servers of SQL databases, each started once for all tests of this folder that need it."""
+"""Servers of databases and key-value stores, each started once for all tests of this folder that need it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends import BackendServer, MariadbServer, PostgresServer
+from tests.backends import (
+    BackendServer,
+    MariadbServer,
+    MemcachedServer,
+    PostgresServer,
+    RedisCluster,
+    RedisServer,
+    SecantusServer,
+)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +74,7 @@ def with_files(server: BackendServer, *files: Path) -> list[str]:
         copy = server.folder / file.name
         shutil.copy(file, copy)
         copy.chmod(0o600)
-        if os.getuid() == 0:
+        if os.getuid() == 0 and server.account:
             shutil.chown(copy, server.account)
         copies.append(str(copy))
     return copies
@@ -92,6 +100,58 @@ def secure_mariadb(mariadb_server: MariadbServer, certificate: tuple[Path, Path]
     try:
         chain, key = with_files(server, *certificate)
         server.prepare(f"--ssl-cert={chain}", f"--ssl-key={key}")
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    pytest.importorskip("redis", reason="needs the package redis")
+    if RedisServer.programs() is None:
+        pytest.skip(f"needs the package {RedisServer.package}")
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Three nodes."""
+    pytest.importorskip("redis", reason="needs the package redis")
+    if RedisCluster.programs() is None:
+        pytest.skip(f"needs the packages {RedisCluster.package}")
+    cluster = RedisCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    pytest.importorskip("emcache", reason="needs the package emcache")
+    if MemcachedServer.programs() is None:
+        pytest.skip(f"needs the package {MemcachedServer.package}")
+    server = MemcachedServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongodb_server() -> Iterator[SecantusServer]:
+    if SecantusServer.programs() is None:
+        pytest.skip(f"needs the package {SecantusServer.package}")
+    server = SecantusServer()
+    try:
         server.start()
         yield server
     finally:

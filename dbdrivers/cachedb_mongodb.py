@@ -1,0 +1,296 @@
+"""MongoDB, through pymongo. The URL is MongoDB's own, with the collection: `mongodb:group://host:port/database.collection`.
+
+A key is a document: its `_id`, the value in `opensips`, a counter in `opensips_counter`, the fields that OpenSIPS uses,
+and beside them the time when it expires in `opensips_expires` (with a TTL index, made at the first key that expires).
+`map_*` keep the entries of a map in `opensips_map` of the document. Octets that are no UTF-8 are refused: MongoDB keeps
+text.
+
+A raw query is a command of MongoDB in JSON; the documents of `find` and `aggregate` come back as rows of JSON, the
+number of `count` as a number, and the whole answer of another command as one row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from opensipspy.cachedb import (
+    CacheDbDriver,
+    CacheError,
+    CacheUrl,
+    CacheValue,
+    Limits,
+    Map,
+    Pairs,
+    RemoteCacheDb,
+    to_counter,
+)
+from opensipspy.module import Module, Param, StartError
+
+VALUE: Final = "opensips"
+COUNTER: Final = "opensips_counter"
+EXPIRES: Final = "opensips_expires"
+MAP: Final = "opensips_map"
+TIMEOUT_S: Final = 5.0
+MAX_ROWS: Final = 10_000
+MAX_QUERY: Final = 1 << 20
+MAX_DEPTH: Final = 100
+DUPLICATE: Final = 11000
+
+
+class MongodbStore(RemoteCacheDb):
+    """A collection behind a URL."""
+
+    maps = True
+
+    def __init__(self, url: CacheUrl, limits: Limits, wall: Callable[[], float]) -> None:
+        super().__init__(url, limits)
+        self._wall = wall
+        self._client: Any = None
+        self._pymongo: Any = None
+        self._json: Any = None
+        self._indexed = False
+
+    # --- the client
+
+    async def open_client(self) -> None:
+        self._pymongo = importlib.import_module("pymongo")
+        self._json = importlib.import_module("bson.json_util")
+        limit_ms = int(self.limits.query_s * 1000)
+        self._client = self._pymongo.AsyncMongoClient(
+            server_url(self.url),
+            serverSelectionTimeoutMS=int(self.limits.connect_s * 1000),
+            connectTimeoutMS=int(self.limits.connect_s * 1000),
+            socketTimeoutMS=limit_ms,
+            retryWrites=False,
+            appname="opensipspy",
+        )
+        await self.greet()
+
+    async def close_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def greet(self) -> None:
+        await self._database.command("ping")
+
+    @property
+    def _database(self) -> Any:
+        if self._client is None:
+            raise ConnectionError("the connection was closed")
+        return self._client[self.url.database.partition(".")[0]]
+
+    @property
+    def _collection(self) -> Any:
+        return self._database[self.url.database.partition(".")[2]]
+
+    def explain(self, error: Exception) -> CacheError | None:
+        errors = self._pymongo.errors
+        text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        if isinstance(error, errors.ConnectionFailure | OSError):
+            return CacheError(text, transient=True)
+        if isinstance(error, errors.PyMongoError | ValueError | TypeError | OverflowError):
+            return CacheError(text)
+        return None
+
+    # --- the contract
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._wall(), UTC)
+
+    def _until(self, expire_s: int) -> dict[str, datetime]:
+        return {EXPIRES: self._now() + timedelta(seconds=expire_s)} if expire_s > 0 else {}
+
+    def _checked(self, *texts: str) -> None:
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise CacheError(f"{self.url}: MongoDB keeps text, and these octets are none") from None
+
+    async def _find(self, key: str) -> dict[str, Any] | None:
+        self._checked(key)
+        found = await self.ask(lambda: self._collection.find_one({"_id": key}), "find")
+        if found is None:
+            return None
+        expires = found.get(EXPIRES)
+        if isinstance(expires, datetime) and expires.replace(tzinfo=UTC) <= self._now():
+            return None
+        return dict(found)
+
+    async def fetch(self, key: str) -> str | None:
+        found = await self._find(key)
+        value = None if found is None else found.get(VALUE, found.get(COUNTER))
+        return None if value is None else str(value)
+
+    async def fetch_counter(self, key: str) -> int | None:
+        found = await self._find(key)
+        value = None if found is None else found.get(COUNTER, found.get(VALUE))
+        return None if value is None else to_counter(value)
+
+    async def store(self, key: str, value: str | int, expire_s: int = 0) -> None:
+        text = str(value)
+        self._checked(key, text)
+        document: dict[str, Any] = {VALUE: text, **self._until(expire_s)}
+        if is_number(text):
+            document[COUNTER] = int(text)
+
+        async def work() -> None:
+            if expire_s > 0:
+                await self._index()
+            await self._collection.replace_one({"_id": key}, document, upsert=True)
+
+        await self.ask(work, "update")
+
+    async def _index(self) -> None:
+        """Let the server remove what has expired."""
+        if not self._indexed:
+            await self._collection.create_index(EXPIRES, expireAfterSeconds=0)
+            self._indexed = True
+
+    async def remove(self, key: str) -> bool:
+        self._checked(key)
+        result = await self.ask(lambda: self._collection.delete_one({"_id": key}), "delete")
+        return bool(result.deleted_count)
+
+    async def add(self, key: str, amount: int, expire_s: int = 0) -> int:
+        self._checked(key)
+        change: dict[str, Any] = {"$inc": {COUNTER: amount}, "$unset": {VALUE: ""}}
+        if expire_s > 0:
+            change["$set"] = self._until(expire_s)
+
+        async def work() -> int:
+            if expire_s > 0:
+                await self._index()
+            # A document that is there and does not fit makes the upsert a duplicate: it has expired, or is no number,
+            # or another one made it a moment ago.
+            for _ in range(3):
+                now = self._now()
+                living = {"$or": [{EXPIRES: {"$exists": False}}, {EXPIRES: {"$gt": now}}]}
+                number = {"$or": [{COUNTER: {"$exists": True}}, {VALUE: {"$exists": False}}]}
+                try:
+                    found = await self._collection.find_one_and_update(
+                        {"_id": key, "$and": [living, number]}, change, upsert=True, return_document=True
+                    )
+                except self._pymongo.errors.OperationFailure as error:
+                    if error.code != DUPLICATE:
+                        raise
+                    await self._collection.delete_one({"_id": key, EXPIRES: {"$lte": now}})
+                    continue
+                return int(found[COUNTER])
+            raise CacheError(f"{self.url}: the value is no whole number")
+
+        return await self.ask(work, "update", repeatable=False)
+
+    async def raw_query(self, query: str) -> list[list[CacheValue]]:
+        if len(query) > MAX_QUERY:
+            raise CacheError(f"{self.url}: a raw query has at most {MAX_QUERY} characters")
+        await self.connect()
+        try:
+            command = self._json.loads(query)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CacheError(f"{self.url}: the raw query is no JSON: {error}") from error
+        if not isinstance(command, dict) or not command:
+            raise CacheError(f"{self.url}: a raw query is a JSON object, a command of MongoDB")
+        return await self.ask(lambda: self._command(command), "a raw query", repeatable=False)
+
+    async def _command(self, command: dict[str, Any]) -> list[list[CacheValue]]:
+        name = next(iter(command))
+        if name in ("find", "aggregate"):
+            if name == "aggregate":
+                command.setdefault("cursor", {})
+            rows: list[list[CacheValue]] = []
+            async with await self._database.cursor_command(command) as cursor:
+                async for document in cursor:
+                    rows.append([self._json.dumps(document)])
+                    if len(rows) >= MAX_ROWS:
+                        break
+            return rows
+        answer = await self._database.command(command)
+        errors = answer.get("writeErrors")
+        if errors:
+            raise CacheError(f"{self.url}: {errors[0].get('errmsg', 'a write failed')}")
+        if name == "count":
+            return [[int(answer["n"])]]
+        return [[self._json.dumps(answer)]]
+
+    async def map_get(self, key: str) -> Map:
+        found = await self._find(key)
+        entries = (found or {}).get(MAP, {})
+        return {unescaped(subkey): {unescaped(n): v for n, v in pairs.items()} for subkey, pairs in entries.items()}
+
+    async def map_set(self, key: str, subkey: str, pairs: Pairs) -> None:
+        self._checked(key, subkey, *pairs, *(value for value in pairs.values() if isinstance(value, str)))
+        place = f"{MAP}.{escaped(subkey)}"
+        setting = {f"{place}.{escaped(name)}": value for name, value in pairs.items() if value is not None}
+        gone = {f"{place}.{escaped(name)}": "" for name, value in pairs.items() if value is None}
+        change = {word: fields for word, fields in (("$set", setting), ("$unset", gone)) if fields}
+        if change:
+            await self.ask(lambda: self._collection.update_one({"_id": key}, change, upsert=True), "update")
+
+    async def map_remove(self, key: str, subkey: str = "") -> None:
+        self._checked(key, subkey)
+        place = f"{MAP}.{escaped(subkey)}" if subkey else MAP
+        await self.ask(lambda: self._collection.update_one({"_id": key}, {"$unset": {place: ""}}), "update")
+
+    async def truncate(self) -> None:
+        await self.ask(lambda: self._collection.delete_many({}), "delete")
+
+
+class CachedbMongodb(CacheDbDriver, Module):
+    """Keep keys and values in MongoDB.
+
+    Tested against SecantusDB, which speaks MongoDB's protocol; no MongoDB server could be had for the tests.
+    """
+
+    name = "cachedb_mongodb"
+    kind = "cachedb"
+    schemes = ("mongodb",)
+
+    cachedb_url = Param(str, None, "mongodb:group://host:port/database.collection, several times.", func=True)
+    exec_threshold = Param(int, 0, "Operations that take longer are logged; 0 none.", unit="us")
+
+    async def start(self) -> None:
+        await asyncio.to_thread(importlib.import_module, "pymongo")
+        for url in self._urls:
+            try:
+                importlib.import_module("pymongo.uri_parser").parse_uri(server_url(url), validate=True)
+            except (ValueError, importlib.import_module("pymongo.errors").PyMongoError) as error:
+                raise StartError(f"{url}: {error}") from error
+        await self.connect_all(self.core.cachedb)
+
+    def check_url(self, url: CacheUrl) -> None:
+        database, _, collection = url.database.partition(".")
+        if not database or not collection:
+            raise CacheError("the path of a MongoDB URL is database.collection")
+
+    def open_store(self, url: CacheUrl) -> MongodbStore:
+        self.check_url(url)
+        return MongodbStore(url, Limits(TIMEOUT_S, TIMEOUT_S, max(0, self.exec_threshold) / 1e6), self.core.time)
+
+
+def server_url(url: CacheUrl) -> str:
+    """The URL as MongoDB's drivers know it: without group and collection."""
+    rest = url.text.partition("://")[2]
+    before, found, after = rest.rpartition("/" + quote(url.database, safe=".")) if url.database else (rest, "", "")
+    database = url.database.partition(".")[0]
+    return f"mongodb://{before if found else rest}/{database}{after if found else ''}"
+
+
+def is_number(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 19
+
+
+def escaped(name: str) -> str:
+    """A field's name without dots and dollars, which mean something to MongoDB; never empty."""
+    return quote(name, safe=" @:;,+=/?!()[]{}<>|'\"").replace(".", "%2E") or "%"
+
+
+def unescaped(name: str) -> str:
+    return "" if name == "%" else unquote(name)
