@@ -99,7 +99,10 @@ def reply_destination(msg: Message) -> Peer:
         if via.rport != RPORT_ABSENT or msg.force_rport:
             return source
         maddr = via.param("maddr")
-        return Peer(PROTO_UDP, maddr.strip("[]") if maddr else source.address, via.port or default_port(PROTO_UDP))
+        port = via.port or default_port(PROTO_UDP)
+        if not maddr and port == source.port:
+            return source
+        return Peer(PROTO_UDP, maddr.strip("[]") if maddr else source.address, port)
     vias = msg.vias
     if len(vias) < 2:
         raise ParseError("no second Via to follow", 0, 0)

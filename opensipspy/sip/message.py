@@ -74,6 +74,10 @@ class Header:
         return f"Header({self.name}: {self.value})"
 
 
+# Places that are not known yet, of messages that are not read or were told to forget.
+_NO_PLACES: Final[list[int]] = []
+
+
 class Message:
     """A request or a reply; made by parse_message.
 
@@ -147,10 +151,11 @@ class Message:
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
-        # Headers in order: kinds, where values begin behind the colon, starts with one more at the end of the head.
-        self._kinds: list[int] = []
-        self._values: list[int] = []
-        self._starts: list[int] = []
+        # Headers in order: kinds (below 256), where values begin behind the colon, starts with one more at the end of
+        # the head. The lists are replaced, never changed.
+        self._kinds: bytes = b""
+        self._values: list[int] = _NO_PLACES
+        self._starts: list[int] = _NO_PLACES
         self._headers: list[Header | None] | None = None
         self._flat: str = head
         # Kept by what is asked for
@@ -181,8 +186,8 @@ class Message:
     def forget_parsed(self) -> None:
         """Let go of what was parsed, the places of the headers included; it is parsed again when it is asked for again.
         More than half of the memory of a request that only waits for its answer."""
-        self._values = []
-        self._starts = []
+        self._values = _NO_PLACES
+        self._starts = _NO_PLACES
         self._call_id = None
         self._headers = None
         self._via = None
@@ -206,14 +211,9 @@ class Message:
 
     def starts(self) -> list[int]:
         """Where each header starts in the head, and where the last one ends."""
-        if not self._starts:
-            self._find_places()
+        if not self._starts:  # after `forget_parsed`: the headers are where they were
+            _read_headers(self)
         return self._starts
-
-    def _find_places(self) -> None:
-        """After `forget_parsed`: the headers are where they were."""
-        self._kinds = []
-        _read_headers(self)
 
     def _value_range(self, index: int) -> tuple[int, int]:
         starts = self._starts
@@ -650,9 +650,9 @@ def _read_headers(msg: Message) -> None:
     """Find every header: its kind and where it starts."""
     head = msg.head
     lines = head.split("\r\n")
-    kinds = msg._kinds
-    values = msg._values
-    starts = msg._starts
+    kinds: list[int] = []
+    values: list[int] = []
+    starts: list[int] = []
     position = msg.first_line_end
     folded = False
     last = len(lines) - 1
@@ -681,6 +681,9 @@ def _read_headers(msg: Message) -> None:
     if len(kinds) > msg.limits.headers:
         raise ParseError("more headers than the limit", position, DROP)
     starts.append(position)
+    msg._kinds = bytes(kinds)
+    msg._values = values
+    msg._starts = starts
     if folded:
         msg._flat = head.replace("\r\n ", "   ").replace("\r\n\t", "   ")
 
@@ -736,9 +739,7 @@ def _attach(error: ParseError, msg: Message) -> None:
         error.status = DROP
         return
     if not msg._starts:
-        _salvage_headers(msg)
-    if len(msg._starts) != len(msg._kinds) + 1:
-        # The header loop stopped at a broken line.
+        # They were not looked for, or the loop stopped at a broken line.
         _salvage_headers(msg)
     if not salvage_via(msg):
         error.status = DROP
@@ -787,9 +788,6 @@ def _salvage_headers(msg: Message) -> None:
     msg.head = "\r\n".join(kept) + "\r\n"
     msg._flat = msg.head
     msg.first_line_end = len(kept[0]) + 2
-    msg._kinds.clear()
-    msg._values.clear()
-    msg._starts.clear()
     _read_headers(msg)
 
 
