@@ -24,6 +24,7 @@ from opensipspy.module import (
     script_function,
     transformation,
 )
+from opensipspy.module.tls import TlsDomains
 from opensipspy.script.kinds import ALL
 from opensipspy.script.run import Run, Value, VarRef
 
@@ -51,6 +52,12 @@ KEEP_S: Final = 15
 FIELDS: Final = "rest_client.fields"
 """Where a message keeps the header fields of its next request (`run.ctx`)."""
 TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+TLS: Final = "rest_client.tls"
+"""Where a message keeps the TLS context of its next request (`run.ctx`)."""
+EXPECT_ABOVE: Final = 1024
+"""Octets of a body that is announced first, where `enable_expect_100` says so."""
+EXPECT_S: Final = 1.0
+"""How long such a body waits for the server's word (RFC 9110 §10.1.1)."""
 OWN_FIELDS: Final = frozenset({"content-length", "transfer-encoding"})
 """What frames the body is not the script's: a wrong one would let the body pass for a second request."""
 
@@ -77,6 +84,7 @@ class RestClient(Module):
     """Ask HTTP servers: GET, POST and PUT, with time-outs, header fields and limits."""
 
     name = "rest_client"
+    wants = ("tls_mgm",)
 
     connection_timeout = Param(int, 20, "Longest time until a connection is there; 0 for no limit.", unit="s")
     curl_timeout = Param(int, 20, "Longest time of a whole request; 0 for no limit.", unit="s")
@@ -87,6 +95,9 @@ class RestClient(Module):
     ssl_verifyhost = Param(int, 1, "Whether the certificate has to be for that host; off without `ssl_verifypeer`.")
     ssl_capath = Param(str, "", "File or directory of further certificate authorities.")
     curl_http_version = Param(int, 0, "1 for HTTP/1.0, 2 for HTTP/1.1; 0, 3 and 4 are HTTP/1.1 too.")
+    enable_expect_100 = Param(
+        int, 0, "Whether a body above 1024 octets is sent only when the server says `100 Continue`, or after a second."
+    )
     no_concurrent_connects = Param(int, 0, "Whether only one request at a time may be connecting to a host.")
     curl_conn_lifetime = Param(
         int, 0, "How long a connection is kept, and its host free of `no_concurrent_connects`.", unit="s"
@@ -128,6 +139,7 @@ class RestClient(Module):
             skip_auto_headers=("Accept-Encoding", "User-Agent", "Content-Type"),
             auto_decompress=False,
             trace_configs=[trace],
+            request_class=_patient(http.ClientRequest),
         )
 
     async def stop(self) -> None:
@@ -169,6 +181,22 @@ class RestClient(Module):
             self.core.log.error("rest_append_hf(): %s cannot be added", name)
             return -1
         fields.append((name, value))
+        return 1
+
+    @script_function(routes=ALL)
+    def rest_init_client_tls(self, run: Run, tls_client_domain: str) -> int:
+        """Use the TLS client domain of this name, of the module tls_mgm, for the next request of this message.
+
+        Returns 1; -1 when tls_mgm is not loaded or has no such domain.
+        """
+        run.ctx.pop(TLS, None)
+        try:
+            # The rule that an abstract class is no type argument is for constructors; this is a look-up by class.
+            domains = self.core.api("tls_mgm", TlsDomains)  # type: ignore[type-abstract]
+            run.ctx[TLS] = domains.client_context(tls_client_domain or "")
+        except LookupError as error:
+            self.core.log.error("rest_init_client_tls(): %s", error)
+            return -1
         return 1
 
     @script_function(routes=ALL, async_ok=True)
@@ -240,6 +268,7 @@ class RestClient(Module):
         variables: tuple[VarRef, VarRef | None, VarRef | None],
     ) -> int:
         fields: Any = run.ctx.pop(FIELDS, [])
+        tls: Any = run.ctx.pop(TLS, None)
         if body is not None and (content_type or not any(name.lower() == "content-type" for name, _ in fields)):
             fields = [*fields, ("Content-Type", content_type or FORM)]
         body_var, type_var, status_var = variables
@@ -249,7 +278,7 @@ class RestClient(Module):
             transfer = Transfer("", False)
         else:
             data = None if body is None else body.encode("utf-8", "surrogateescape")
-            result = await self.core.wait(self._carry(transfer, method, url, fields, data))
+            result = await self.core.wait(self._carry(transfer, method, url, fields, data, tls))
         if result in (OK, TRANSFER_TIMEOUT):
             body_var.set(run, transfer.body.decode("utf-8", "surrogateescape"))
             if type_var is not None:
@@ -283,14 +312,25 @@ class RestClient(Module):
         since = self._connected.get(host)
         return since is not None and self.core.now() - since < self.curl_conn_lifetime
 
-    async def _carry(self, transfer: Transfer, method: str, url: str, fields: Any, data: bytes | None) -> int:
+    async def _carry(
+        self, transfer: Transfer, method: str, url: str, fields: Any, data: bytes | None, tls: ssl.SSLContext | None
+    ) -> int:
         """Make the request; the code for the script. Never raises for the network."""
         http = self._http
+        announced = bool(self.enable_expect_100 and data is not None and len(data) > EXPECT_ABOVE)
         assert self._session is not None
         self._transfers += 1
         try:
             async with self._session.request(
-                method, url, data=data, headers=fields, allow_redirects=False, trace_request_ctx=transfer
+                method,
+                url,
+                data=data,
+                headers=fields,
+                allow_redirects=False,
+                expect100=announced,
+                # True is the connector's own context, made of the parameters ssl_*.
+                ssl=True if tls is None else tls,
+                trace_request_ctx=transfer,
             ) as response:
                 transfer.status = response.status
                 transfer.content_type = response.headers.get("Content-Type")
@@ -341,3 +381,20 @@ class RestClient(Module):
 def has_control(text: str) -> bool:
     """Whether a control character could end a line of the request early."""
     return any((char < " " and char != "\t") or char == "\x7f" for char in text)
+
+
+def _patient(request: Any) -> Any:
+    """aiohttp's request class, which waits for `100 Continue` for as long as the request may take; not so this one."""
+
+    class PatientRequest(request):  # type: ignore[misc]
+        async def send(self, conn: Any) -> Any:
+            if self._continue is not None:
+                self.loop.call_later(EXPECT_S, _go_on, self._continue)
+            return await super().send(conn)
+
+    return PatientRequest
+
+
+def _go_on(waiting: asyncio.Future[bool]) -> None:
+    if not waiting.done():
+        waiting.set_result(True)

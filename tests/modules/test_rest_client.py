@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from opensipspy.module import ParamError, StartError
+from opensipspy.module import Module, ParamError, StartError
 from opensipspy.module.testing import FakeCore, make_run, make_var, request
+from opensipspy.module.tls import TlsDomain, TlsDomains
 from opensipspy.modules.rest_client import RestClient
 from opensipspy.script.run import Run
 
@@ -373,3 +374,110 @@ async def test_a_certificate_has_to_be_valid_and_for_the_host(tmp_path: Path) ->
         for params, expected in settings:
             async with lab(**params) as it:
                 assert await it.get(it.run(), url) == expected
+
+
+class Tls(Module, TlsDomains):
+    """Stands in for tls_mgm: one client domain."""
+
+    name = "tls_mgm"
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self.context = context
+
+    def server_domain(self, address: str, port: int, name: str = "") -> TlsDomain | None:
+        return None
+
+    def client_domain(self, address: str, port: int, sip_domain: str = "", name: str = "") -> TlsDomain | None:
+        return None
+
+    def client_context(self, name: str) -> ssl.SSLContext:
+        if name != "dom1":
+            raise LookupError(f"there is no client domain {name}")
+        return self.context
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+@in_loop
+async def test_rest_init_client_tls_is_for_the_next_request_only(tmp_path: Path) -> None:
+    """Manual, rest_init_client_tls(): a specific TLS domain is used at most once."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cert)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    ours = ssl.create_default_context(cafile=cert)
+    ours.load_cert_chain(cert, key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server, lab(ssl_capath=str(cert)) as it:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        run = it.run()
+        assert it.core.call("rest_init_client_tls", run, "dom1") == -1, "tls_mgm is not loaded"
+        it.core.add(Tls(ours))
+        assert it.core.call("rest_init_client_tls", run, "none") == -1
+        assert await it.get(run, url) != 1, "the server wants a certificate of ours"
+        assert it.core.call("rest_init_client_tls", run, "dom1") == 1
+        assert await it.get(it.run(), url) != 1, "another message's request"
+        assert await it.get(run, url) == 1
+        assert it.got(run)[0] == "ok"
+        assert await it.get(run, url) != 1
+
+
+@pytest.mark.parametrize(("size", "enabled", "announced"), [(1025, 1, True), (1024, 1, False), (5000, 0, False)])
+def test_enable_expect_100_announces_a_long_body(size: int, enabled: int, announced: bool) -> None:
+    """RFC 9110 §10.1.1."""
+
+    @in_loop
+    async def run() -> None:
+        async with lab(enable_expect_100=enabled) as it:
+            message = it.run()
+            sent = "x" * size
+            args = (it.url("/"), sent, None, it.body, it.ctype, it.status)
+            assert await it.core.call("rest_post", message, *args) == 1
+            assert ("Expect" in it.seen[0][0].headers) is announced
+            assert it.seen[0][1].decode() == sent
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "body"),
+    [(b"", 200, True), (b"HTTP/1.1 100 Continue\r\n\r\n", 200, True), (b"417", 417, False)],
+    ids=["silent", "continue", "refused"],
+)
+def test_a_server_that_does_not_know_100_gets_the_body_all_the_same(
+    word: bytes, code: int, body: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opensipspy.modules.rest_client.EXPECT_S", 0.02 if not word else 20.0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if word == b"417":
+            writer.write(b"HTTP/1.1 417 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        else:
+            writer.write(word)
+            await reader.readexactly(2000)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    @in_loop
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server, lab(enable_expect_100=1) as it:
+            message = it.run()
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            result = await it.core.call("rest_put", message, url, "x" * 2000, None, it.body, it.ctype, it.status)
+            assert (result, it.status.get(message), it.body.get(message)) == (1, code, "ok" if body else "")
+
+    run()
