@@ -75,6 +75,14 @@ class TcpControl(ABC):
     def close(self, address: str, port: int) -> int:
         """Close the connections to a remote address; how many there were."""
 
+    def close_connection(self, number: int) -> bool:
+        """Close the connection with the ID that the list shows; False when there is none."""
+        return False
+
+    def close_of(self, proto: str, address: str, port: int) -> int:
+        """Close the connections of one protocol to a remote address; how many there were."""
+        return self.close(address, port)
+
 
 class CacheControl(ABC):
     """Key-value stores by name (`local`, `redis:group`). LookupError: no such store; OSError: it does not answer."""

@@ -21,6 +21,7 @@ from opensipspy.management.status import MAIN, Identifier, StatusReports
 if TYPE_CHECKING:
     from opensipspy.events import EventDecl, Hub, Subscription
 
+STREAMS: Final = ("tcp", "tls", "ws", "wss")
 OK: Final = "OK"
 DEFAULT_EXPIRE_S: Final = 3600
 LOWEST_LEVEL: Final = -3
@@ -347,14 +348,20 @@ class TcpCommands:
         aliases, text = ("list_tcp_conns",), {"proto": "string", "ipport": "string"}
         listed, doc = ((), ("proto",)), "List the connections of the stream transports, of one protocol or all."
         self._registry.add(CommandDecl("tcp:list", self.list, aliases=aliases, params=listed, types=text, doc=doc))
-        doc = "Close the connections to a remote address, `ip:port`."
+        doc = "Close a connection by its ID, or those to a remote address, `ip:port` or `proto:ip:port`."
         self._registry.add(CommandDecl("tcp:close", self.close, params=(("ipport",),), types=text, doc=doc))
 
     def list(self, proto: str | None = None) -> Json:
         return {"Connections": list(self._control.connections(proto.lower() if proto else None))}
 
     def close(self, ipport: str) -> Json:
-        address, colon, port = ipport.rpartition(":")
+        if ipport.isascii() and ipport.isdigit():
+            if not self._control.close_connection(int(ipport[:18])):
+                raise MiError(404, "Connection not found")
+            return OK
+        proto, separator, rest = ipport.partition(":")
+        proto = proto.lower() if separator and proto.lower() in STREAMS else ""
+        address, colon, port = (rest if proto else ipport).rpartition(":")
         bare = address.removeprefix("[").removesuffix("]")
         try:
             ipaddress.ip_address(bare)
@@ -362,7 +369,8 @@ class TcpCommands:
             raise invalid("ipport must be ip:port or [ipv6]:port") from error
         if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65536:
             raise invalid("ipport must be ip:port or [ipv6]:port")
-        if not self._control.close(bare, int(port)):
+        closed = self._control.close_of(proto, bare, int(port)) if proto else self._control.close(bare, int(port))
+        if not closed:
             raise MiError(404, "Connection not found")
         return OK
 

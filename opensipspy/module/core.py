@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opensipspy.events import Hub
     from opensipspy.management import Registry, Statistics, StatusReports
     from opensipspy.module.module import Module
+    from opensipspy.module.tls import TlsSession
     from opensipspy.script.declare import Catalogue
     from opensipspy.script.run import Run
     from opensipspy.sip import Peer, Socket, Uri
@@ -106,6 +107,16 @@ class Core(ABC):
         """Do not close the connection that `peer` names for being idle before so many seconds; False when it is not
         there."""
         return False
+
+    def tls_session(self, peer: Peer) -> TlsSession | None:
+        """What is known of the TLS connection that a message from `peer` came over; None when it is none."""
+        return None
+
+    def on_disconnect(self, callback: Callable[[int, str, tuple[int, ...], int], None]) -> None:  # noqa: B027
+        """Call `callback(protocol, address, ports, connection)` when a connection to a peer is lost.
+
+        ports: those of the peer that it stood for. A core without connections never calls.
+        """
 
     @abstractmethod
     def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:

@@ -1,4 +1,7 @@
-"""The only SIP sockets: UDP, TCP, TLS, WebSocket, SCTP, and name resolution. It takes bytes in, lets bytes out, and decides nothing."""
+"""The only SIP sockets: UDP, TCP, TLS, WebSocket, SCTP, and name resolution.
+
+Bytes come in, bytes go out, and nothing is decided here.
+"""
 
 from opensipspy.net.dns import (
     DnsClient,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from opensipspy import sip
+from opensipspy.net.tcp import TcpTransport
 from opensipspy.net.transport import SocketOptions, Transport
 from opensipspy.sip import Peer, Socket
 
@@ -31,6 +32,10 @@ class Network:
 
     def transport(self, proto: int) -> Transport | None:
         return self._transports.get(proto)
+
+    def streams(self) -> list[TcpTransport]:
+        """The transports whose peers have connections."""
+        return [transport for transport in self._transports.values() if isinstance(transport, TcpTransport)]
 
     def bind(self, socket: Socket, options: SocketOptions | None = None) -> None:
         """Open a listening point. Raises LookupError when no transport serves its protocol, OSError from the system."""

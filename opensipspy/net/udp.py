@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from opensipspy import sip
+from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header
 from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
 from opensipspy.sip import Peer, Socket
 
@@ -74,6 +75,9 @@ class UdpListener:
         self._fd: int = self._os.fileno()
         self._family = self._os.family
         self._literals: set[str] = set()
+        self._allow_proxy: bool = options is not None and options.allow_proxy
+        # What the header of the latest datagram from an address said.
+        self.proxied: dict[tuple[str, int], Proxied] = {}
 
     def serve(self) -> None:
         self._loop.add_reader(self._fd, self._readable)
@@ -101,9 +105,28 @@ class UdpListener:
                 LOG.debug("%s: receive: %s", socket.text, error)
                 continue
             self._traffic.received += 1
+            if self._allow_proxy:
+                data = self._without_header(data, (address[0], address[1]))
+                if not data:
+                    continue
             deliver(data, Peer(sip.PROTO_UDP, address[0], address[1]), socket)
             if self._fd < 0:
                 return
+
+    def _without_header(self, data: bytes, source: tuple[str, int]) -> bytes:
+        """A datagram without its PROXY header, b"" when that cannot be read."""
+        try:
+            length, proxied = read_header(data)
+        except ProxyError as error:
+            self._traffic.dropped_in += 1
+            LOG.info("%s: datagram from %s dropped: %s", self.socket.text, source[0], error)
+            return b""
+        self.proxied.pop(source, None)
+        if proxied is not None:
+            if len(self.proxied) >= MOST_LITERALS:
+                del self.proxied[next(iter(self.proxied))]
+            self.proxied[source] = proxied
+        return data[length:] if length > 0 else data
 
     def send(self, data: bytes, peer: Peer) -> bool:
         """Send one datagram, or queue it when the kernel's buffer is full."""
@@ -269,6 +292,14 @@ class UdpTransport(Transport):
     def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None = None) -> bool:
         listener = self._listeners.get(socket)
         return listener is not None and listener.send(data, peer)
+
+    def proxied(self, peer: Peer) -> dict[str, str | int] | None:
+        """What the PROXY header of the latest datagram from `peer` said."""
+        for listener in self._listeners.values():
+            found = listener.proxied.get((peer.address, peer.port))
+            if found is not None:
+                return found.facts()
+        return None
 
     def pause(self) -> None:
         for listener in self._listeners.values():

@@ -96,6 +96,10 @@ class ScriptServices(ABC):
         """Close the connection to "[proto:]ip:port"; 1 when there was one."""
         return -1
 
+    def proxied(self, run: Run) -> dict[str, str | int] | None:
+        """What the PROXY protocol said about the connection of the message: src_ip, src_port, dst_ip, dst_port, af."""
+        return None
+
     # -- blacklists
 
     def blacklist_known(self, name: str) -> bool:

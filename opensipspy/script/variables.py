@@ -313,10 +313,9 @@ class CoreVariables:
             run.socket_out = socket
 
     def get_proxy_protocol(self, run: Run, name: str, index: Index) -> Value:
-        """What the PROXY protocol's header said of the connection; the transport leaves it in `ctx`."""
-        facts = run.ctx.get("proxy_protocol")
-        value = facts.get(name) if isinstance(facts, dict) else None
-        return value if isinstance(value, int | str) else None
+        """What the PROXY protocol's header said of the connection; NULL when there was none."""
+        facts = self.services.proxied(run)
+        return facts.get(name) if facts is not None else None
 
     # -- headers
 

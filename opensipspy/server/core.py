@@ -24,7 +24,8 @@ from opensipspy.module.reply_path import (
     reply_target,
     take_reply_additions,
 )
-from opensipspy.net import Network, NotFound, Place, Resolver, TcpTransport
+from opensipspy.module.tls import TlsSession
+from opensipspy.net import Hint, Network, NotFound, Place, Resolver, TcpConnection, TcpTransport, UdpTransport
 from opensipspy.script import kinds
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.run import Run
@@ -42,6 +43,8 @@ LOG: Final = logging.getLogger("opensipspy.core")
 
 # Next hops given by address whose targets are kept.
 MOST_LITERALS: Final = 1024
+# Names that resolve nowhere (RFC 2606 §2).
+NOWHERE: Final = ".invalid"
 
 
 @runtime_checkable
@@ -114,6 +117,10 @@ class ServerCore(Core):
         # Flags of messages and branches that no connection may be opened for.
         self.no_connection_reply = 0
         self.no_connection_branch = 0
+        # Whether connections are opened in a way that depends on the request, and the AVPs that say how TLS is.
+        self.hinting = False
+        self.tls_choices: tuple[str, str] = ("", "")
+        self._on_disconnect: list[Callable[[int, str, tuple[int, ...], int], None]] = []
         self._signaling: Replies | None = None
         self._transactions: Replies | None = None
         self._stateless: Replies | None = None
@@ -281,7 +288,45 @@ class ServerCore(Core):
         return self.network.send(data, target.peer, target.socket, on_failure)
 
     def barred(self, run: Run, peer: Peer, data: bytes) -> bool:
+        if self.hinting and peer.proto != sip.PROTO_UDP:
+            self._hint(run, peer)
         return bool(self.blacklists.lists) and self.blacklists.bars(run, peer, data)
+
+    def _hint(self, run: Run, peer: Peer) -> None:
+        """Tell the transport what the request of `run`, which leaves next, is for."""
+        transport = self.network.transport(peer.proto)
+        if isinstance(transport, TcpTransport):
+            sip_domain, tls_domain = (chosen(run, name) for name in self.tls_choices)
+            transport.hint(Hint(peer, run.msg.source, sip_domain, tls_domain))
+
+    def tls_session(self, peer: Peer) -> TlsSession | None:
+        connection = self._connection(peer)
+        found: object = connection.secure if connection is not None and connection.ready else None
+        return found if isinstance(found, TlsSession) else None
+
+    def proxied(self, peer: Peer) -> dict[str, str | int] | None:
+        """What the PROXY protocol said of the connection, or of the datagrams, that `peer` stands for."""
+        if peer.proto == sip.PROTO_UDP:
+            transport = self.network.transport(peer.proto)
+            return transport.proxied(peer) if isinstance(transport, UdpTransport) else None
+        connection = self._connection(peer)
+        return connection.proxied.facts() if connection is not None and connection.proxied is not None else None
+
+    def _connection(self, peer: Peer) -> TcpConnection | None:
+        if not peer.connection:
+            return None
+        transport = self.network.transport(peer.proto)
+        return transport.connection(peer) if isinstance(transport, TcpTransport) else None
+
+    def on_disconnect(self, callback: Callable[[int, str, tuple[int, ...], int], None]) -> None:
+        self._on_disconnect.append(callback)
+
+    def disconnected(self, connection: TcpConnection) -> None:
+        """A connection that was open is gone: those who wait for answers over it are told."""
+        ports = tuple(port for _, _, port in connection.keys)
+        peer = connection.peer
+        for callback in self._on_disconnect:
+            callback(peer.proto, peer.address, ports, peer.connection)
 
     def destination_failed(self, peer: Peer) -> None:
         self.blacklists.failed(peer)
@@ -338,6 +383,8 @@ class ServerCore(Core):
         """Targets of a host and port; proto 0 lets DNS or our own protocols decide. Raises LocateError."""
         if self.resolver is None:
             raise LocateError("the server does not listen yet")
+        if host.endswith(NOWHERE):
+            return [self._named(host)]
         try:
             found = self.resolver.locate(host, port, proto, secure)
         except NotFound as error:
@@ -345,6 +392,15 @@ class ServerCore(Core):
         if isinstance(found, list):
             return self._targets(host, found, bool(proto) or secure)
         return self._targets_later(host, found, bool(proto) or secure)
+
+    def _named(self, host: str) -> Target:
+        """A name that a WebSocket client gave itself: it is wherever its connection is (RFC 7118 §5.2)."""
+        for transport in self.network.streams():
+            peer = transport.named(host.lower())
+            connection = transport.connection(peer) if peer is not None else None
+            if peer is not None and connection is not None:
+                return Target(peer, connection.socket)
+        raise LocateError(f"no connection with {host} is open")
 
     async def _targets_later(self, host: str, found: Awaitable[list[Place]], fixed: bool) -> list[Target]:
         try:
@@ -471,3 +527,17 @@ class ServerCore(Core):
         sent = self.send(data, target)
         run.handled = True
         return 1 if sent else -1
+
+
+def chosen(run: Run, name: str) -> str:
+    """What the script put into the branch's, else the message's AVP of that name; "" when nothing."""
+    if not name:
+        return ""
+    transaction: Any = run.transaction
+    branches = transaction.branches if transaction is not None else ()
+    if 0 <= run.branch_index < len(branches):
+        stack = (branches[run.branch_index].avps or {}).get(name)
+        if stack and stack[-1] is not None:
+            return str(stack[-1])
+    stack = run.avps.get(name)
+    return str(stack[-1]) if stack and stack[-1] is not None else ""

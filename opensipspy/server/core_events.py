@@ -6,7 +6,7 @@ import os
 from typing import Any, Final
 
 from opensipspy import sip
-from opensipspy.net import TcpConnection, TcpTransport
+from opensipspy.net import TcpConnection
 from opensipspy.server.core import ServerCore
 from opensipspy.server.logs import NAMES, Logs, Sink
 
@@ -81,13 +81,13 @@ class CoreEvents:
     def register(self) -> None:
         for name, params in EVENTS.items():
             self._core.events.declare(name, params, module="core")
-        transport = self._core.network.transport(sip.PROTO_TCP)
-        if isinstance(transport, TcpTransport):
+        for transport in self._core.network.streams():
             transport.on_lost = self._disconnected
         if self._settings.log_event_enabled:
             self._logs.handler.sinks.append(EventSink(self._core, int(self._settings.log_event_level_filter)))
 
     def _disconnected(self, connection: TcpConnection) -> None:
+        self._core.disconnected(connection)
         hub = self._core.events
         if not hub.wanted("E_CORE_TCP_DISCONNECT"):
             return

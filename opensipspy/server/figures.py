@@ -76,12 +76,14 @@ class Figures:
             "udp_send_errors": (lambda: self._traffic("udp", "send_errors"), "Datagrams the system refused."),
             "udp_dropped_out": (lambda: self._traffic("udp", "dropped_out"), "Datagrams the full queue did not take."),
             "tcp_connections": (lambda: self._tcp(lambda t: len(t.connections())), "Open TCP connections."),
-            "tcp_connections_limit": (lambda: self._tcp(lambda t: t.settings.max_connections), "As many may be open."),
-            "tcp_per_source_limit": (lambda: self._tcp(lambda t: t.settings.max_per_source), "From one address."),
-            "tcp_connections_refused": (lambda: self._traffic("tcp", "refused"), "Connections beyond the limits."),
+            "tcp_connections_limit": (lambda: self._budget(lambda t: t.settings.max_connections), "The most of them."),
+            "tcp_per_source_limit": (lambda: self._budget(lambda t: t.settings.max_per_source), "From one address."),
+            "tcp_connections_refused": (lambda: self._streams("refused"), "Connections beyond the limits."),
             "tcp_framing_errors": (lambda: self._tcp(lambda t: t.framing_errors), "Streams that were no SIP."),
-            "tcp_send_errors": (lambda: self._traffic("tcp", "send_errors"), "Messages that could not be sent."),
-            "tcp_dropped_out": (lambda: self._traffic("tcp", "dropped_out"), "Peers given up as they did not read."),
+            "tcp_failed_handshakes": (lambda: self._tcp(lambda t: t.failed_handshakes), "TLS and WebSocket, failed."),
+            "tcp_handshakes": (lambda: self._budget(lambda t: t.budget.handshakes), "Handshakes of peers going on."),
+            "tcp_send_errors": (lambda: self._streams("send_errors"), "Messages that could not be sent."),
+            "tcp_dropped_out": (lambda: self._streams("dropped_out"), "Peers given up as they did not read."),
         }
         for name, (function, text) in gauges.items():
             self._stats.computed("server", name, function, help=text)
@@ -104,9 +106,16 @@ class Figures:
         traffic = getattr(transport, "traffic", None)
         return int(getattr(traffic, name, 0))
 
+    def _streams(self, name: str) -> int:
+        """A count of `Traffic`, of all protocols over TCP."""
+        return sum(int(getattr(transport.traffic, name)) for transport in self._server.network.streams())
+
     def _tcp(self, figure: Callable[[TcpTransport], int]) -> int:
-        transport = self._server.network.transport(sip.PROTO_TCP)
-        return figure(transport) if isinstance(transport, TcpTransport) else 0
+        return sum(figure(transport) for transport in self._server.network.streams())
+
+    def _budget(self, figure: Callable[[TcpTransport], int]) -> int:
+        """What all protocols over TCP have in common."""
+        return next((figure(transport) for transport in self._server.network.streams()), 0)
 
 
 def memory_pages(name: str) -> int:

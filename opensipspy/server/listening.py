@@ -107,9 +107,15 @@ def plan(
 
 def socket_options(words: Mapping[str, int | str]) -> SocketOptions | None:
     """What the words of a `socket=` line mean for the system; None when nothing."""
-    if not words.keys() & {"tos", "reuse_port", "frag"}:
+    if not words.keys() & {"tos", "reuse_port", "frag", "proxy", "allow_proxy", "send_proxy"}:
         return None
-    return SocketOptions(tos=int(words.get("tos", -1)), reuse_port="reuse_port" in words, fragments="frag" in words)
+    return SocketOptions(
+        tos=int(words.get("tos", -1)),
+        reuse_port="reuse_port" in words,
+        fragments="frag" in words,
+        allow_proxy="allow_proxy" in words or "proxy" in words,
+        send_proxy="send_proxy" in words or "proxy" in words,
+    )
 
 
 def addresses_of(host: str) -> list[str]:

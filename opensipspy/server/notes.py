@@ -46,9 +46,6 @@ GLOBALS: Final[Mapping[str, str]] = {
 }
 SOCKET_WORDS: Final[Mapping[str, str]] = {
     "anycast": "the addresses of a cluster are not known here",
-    "proxy": "the PROXY protocol is not spoken: what a load balancer puts before a message is not understood",
-    "allow_proxy": "the PROXY protocol is not spoken: what a load balancer puts before a message is not understood",
-    "send_proxy": "the PROXY protocol is not spoken",
     "use_workers": WORKERS,
     "use_auto_scaling_profile": WORKERS,
 }
@@ -64,6 +61,8 @@ def notes(settings: Any) -> list[str]:
         for word in socket.options:
             if word in SOCKET_WORDS:
                 found.append(f"{place}: {word} has no effect: {SOCKET_WORDS[word]}")
+            elif word in ("send_proxy", "proxy") and socket.proto == "udp":
+                found.append(f"{place}: send_proxy has no effect: only connections begin with a PROXY header")
             elif word == "frag" and socket.proto != "udp":
                 found.append(f"{place}: frag has no effect: {UDP_ONLY}")
     return found

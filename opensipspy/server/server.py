@@ -39,10 +39,7 @@ from opensipspy.net import (
     Record,
     Resolver,
     ResolverSettings,
-    TcpSettings,
     TcpTransport,
-    UdpSettings,
-    UdpTransport,
     name_servers,
     parse_hosts,
 )
@@ -58,6 +55,7 @@ from opensipspy.server.routes import Routes
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
 from opensipspy.server.stores import NamedStores, count_stores
+from opensipspy.server.transports import Transports, tls_choices
 from opensipspy.server.trouble import describe_failure
 from opensipspy.sip import Peer
 
@@ -157,16 +155,15 @@ class Connections(TcpControl):
         self._now = now
 
     def _transports(self, proto: str | None) -> list[TcpTransport]:
-        found = [self._network.transport(number) for number in range(1, sip.PROTO_WSS + 1)]
         wanted = sip.proto_number(proto) if proto else 0
-        return [t for t in found if isinstance(t, TcpTransport) and wanted in (0, t.proto)]
+        return [transport for transport in self._network.streams() if wanted in (0, transport.proto)]
 
     def connections(self, proto: str | None) -> list[dict[str, Any]]:
         return [
             {
                 "ID": connection.number,
                 "Type": sip.proto_name(connection.peer.proto),
-                "State": "CONN_OK" if connection.transport is not None else "CONN_CONNECTING",
+                "State": "CONN_OK" if connection.ready else "CONN_CONNECTING",
                 "Remote": connection.peer.text.partition(":")[2],
                 "Local": connection.socket.text.partition(":")[2],
                 "Lifetime": int(connection.ends_at() - transport.now()),
@@ -176,11 +173,17 @@ class Connections(TcpControl):
         ]
 
     def close(self, address: str, port: int) -> int:
+        return self.close_of("", address, port)
+
+    def close_of(self, proto: str, address: str, port: int) -> int:
         closed = 0
-        for transport in self._transports(None):
+        for transport in self._transports(proto):
             while transport.close_peer(Peer(transport.proto, address, port)):
                 closed += 1
         return closed
+
+    def close_connection(self, number: int) -> bool:
+        return any(transport.close_number(number) for transport in self._transports(None))
 
 
 class Server:
@@ -313,21 +316,10 @@ class Server:
 
     def _open_sockets(self) -> None:
         settings = self.loaded.globals
-        deliver = self.steps.receive
-        tcp = self.loaded.modules.get("proto_tcp")
-        if "proto_udp" in self.loaded.modules:
-            buffer_bytes = self.options.receive_buffer_bytes or int(settings.maxbuffer)
-            udp_settings = UdpSettings(
-                tos=int(settings.tos),
-                receive_buffer_bytes=buffer_bytes,
-                multicast_ttl=int(settings.mcast_ttl),
-                multicast_loopback=bool(settings.mcast_loopback),
-            )
-            self.network.add_transport(sip.PROTO_UDP, UdpTransport(deliver, self.core.loop, udp_settings))
-        if tcp is not None:
-            self.network.add_transport(
-                sip.PROTO_TCP, TcpTransport(deliver, self.core.loop, tcp_settings(settings, tcp, self.steps.limits))
-            )
+        made = Transports(settings, self.loaded.modules, self.steps.receive, self.core.loop)
+        for proto, transport in made.make(self.steps.limits, self.options.receive_buffer_bytes).items():
+            self.network.add_transport(proto, transport)
+        self.core.tls_choices = tls_choices(self.loaded.modules.get("tls_mgm"))
         ports = {
             getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer
             for module in self.loaded.modules.values()
@@ -356,6 +348,8 @@ class Server:
         socket = planned.socket
         try:
             self.network.bind(socket, planned.options)
+            if socket.proto in (sip.PROTO_TLS, sip.PROTO_WSS) or (planned.options and planned.options.send_proxy):
+                self.core.hinting = True
         except OSError as error:
             raise StartError(f"cannot listen on {socket.text}: {error.strerror or error}") from error
         except LookupError as error:
@@ -468,9 +462,8 @@ class Server:
         """Take nothing new, and give what is running a moment to end."""
         self.steps.draining = True
         self.routes.close()
-        tcp = self.network.transport(sip.PROTO_TCP)
-        if tcp is not None:
-            tcp.pause()
+        for transport in self.network.streams():
+            transport.pause()
         end = self.core.now() + DRAIN_S
         while self.core.now() < end and (self.core.stepper.suspended or self._unfinished()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -519,29 +512,6 @@ class Server:
             LOG.error("%s did not end within %.1f s", name, limit_s)
         except Exception as error:  # noqa: BLE001 - the others are stopped all the same
             LOG.error("%s: %s", name, describe_failure(error))
-
-
-def tcp_settings(settings: Any, module: Any, limits: sip.Limits) -> TcpSettings:
-    """The TCP limits of the script's global parameters and of proto_tcp's."""
-    most = max(1, int(settings.tcp_max_connections))
-    return TcpSettings(
-        connect_timeout_s=max(1, int(settings.tcp_connect_timeout)) / 1000,
-        lifetime_s=max(1, int(settings.tcp_connection_lifetime)),
-        message_time_s=max(1, int(settings.tcp_max_msg_time)),
-        max_connections=most,
-        max_per_source=max(16, most // 4),
-        max_postponed=max(1, int(module.tcp_async_max_postponed_chunks)),
-        max_chunks=max(0, int(module.tcp_max_msg_chunks)),
-        send_timeout_s=0.0 if module.tcp_async else max(1, int(module.tcp_send_timeout)) / 1000,
-        backlog=max(1, int(settings.tcp_socket_backlog)),
-        crlf_pingpong=bool(module.tcp_crlf_pingpong),
-        keepalive=bool(settings.tcp_keepalive),
-        keepalive_idle_s=int(settings.tcp_keepidle),
-        keepalive_interval_s=int(settings.tcp_keepinterval),
-        keepalive_count=int(settings.tcp_keepcount),
-        tos=int(settings.tos),
-        limits=limits,
-    )
 
 
 def forwards_strays(settings: Any, program: Any) -> bool:

@@ -284,11 +284,19 @@ class Services(ScriptServices):
         return 1 if transport.add_alias(run.msg.source, port) else -1
 
     def tcp_close(self, address: str) -> int:
+        streams = self._core.network.streams()
+        if address.strip().isdigit():
+            return 1 if any(stream.close_number(int(address)) for stream in streams) else -1
         proto, host, port = split_destination(address)
-        transport = self._core.network.transport(proto or sip.PROTO_TCP)
-        if not isinstance(transport, TcpTransport):
-            return -1
-        return 1 if transport.close_peer(Peer(proto or sip.PROTO_TCP, host.strip("[]"), port)) else -1
+        found = [
+            stream.close_peer(Peer(stream.proto, host.strip("[]"), port))
+            for stream in streams
+            if proto in (0, stream.proto)
+        ]
+        return 1 if any(found) else -1
+
+    def proxied(self, run: Run) -> dict[str, str | int] | None:
+        return self._core.proxied(run.msg.source)
 
     # -- events and status
 

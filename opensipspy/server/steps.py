@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.module import LocateError, Target
-from opensipspy.net import TcpTransport
+from opensipspy.net.tcp import TcpTransport
 from opensipspy.script import kinds
 from opensipspy.script.run import Run
 from opensipspy.server.core import ServerCore
@@ -53,6 +53,8 @@ class Steps:
         self._gates: dict[GateKey, Gate] = {}
         self.check_via = False
         self.accept_aliases = False
+        # Whether paths of connections have their own word on aliases.
+        self.alias_profiles = False
         self.forward_strays = True
         self.limits: sip.Limits = sip.DEFAULT_LIMITS
         self.slow_after_s = 0.0
@@ -141,8 +143,8 @@ class Steps:
     def _begin(self, msg: Message) -> None:
         """Step 3: what modules want to see before the script."""
         core = self._core
-        if self.accept_aliases and msg.source.connection:
-            self._take_alias(msg)
+        if msg.source.connection:
+            self._know_peer(msg)
         run = Run(msg, kinds.REQUEST, core.program, core.services)
         for callback in core.before:
             if callback(run) is False:
@@ -151,13 +153,20 @@ class Steps:
                 return
         self._script(run)
 
-    def _take_alias(self, msg: Message) -> None:
-        """A peer that says `alias` in its Via takes requests over the connection it opened (RFC 5923 §5)."""
-        if msg.via.param("alias") is None:
+    def _know_peer(self, msg: Message) -> None:
+        """By what else a connection is found: a port, when its Via says `alias` (RFC 5923 §5), or, over WebSocket, a
+        name that resolves nowhere (RFC 7118 §5.2)."""
+        via = msg.via
+        asked = via.param("alias") is not None
+        if not asked and not self.alias_profiles and not via.host.endswith(".invalid"):
             return
         transport = self._core.network.transport(msg.source.proto)
-        if isinstance(transport, TcpTransport):
-            transport.add_alias(msg.source, msg.via.port or sip.default_port(msg.source.proto))
+        if not isinstance(transport, TcpTransport):
+            return
+        if transport.takes_alias(msg.source, asked, self.accept_aliases):
+            transport.add_alias(msg.source, via.port or sip.default_port(msg.source.proto))
+        if via.host.endswith(".invalid"):
+            transport.add_name(msg.source, via.host.lower())
 
     def _gated(self, msg: Message) -> bool:
         """Whether the request has to wait for, or is a copy of, one whose script is suspended."""

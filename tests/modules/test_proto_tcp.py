@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from opensipspy import sip
 from opensipspy.modules.proto_tcp import ProtoTcp
-from opensipspy.net import TcpSettings
-from opensipspy.server.server import tcp_settings
+from opensipspy.net import TcpSettings, TcpTransport
+from opensipspy.server.transports import Transports
 from tests.server.house import GLOBALS
 
 
-def settings(**params: Any) -> TcpSettings:
-    return tcp_settings(SimpleNamespace(**GLOBALS), ProtoTcp(**params), sip.DEFAULT_LIMITS)
+def settings(globals_: dict[str, Any] = GLOBALS, **params: Any) -> TcpSettings:
+    made = Transports(SimpleNamespace(**globals_), {"proto_tcp": ProtoTcp(**params)}, cast(Any, None), cast(Any, None))
+    transport = made.make(sip.DEFAULT_LIMITS)[sip.PROTO_TCP]
+    assert isinstance(transport, TcpTransport)
+    return transport.settings
 
 
 def test_the_manual_s_defaults() -> None:
@@ -39,6 +42,6 @@ def test_the_global_parameters_act_too() -> None:
         "tcp_max_msg_time": 2,
         "tcp_max_connections": 100,
     }
-    made = tcp_settings(SimpleNamespace(**values), ProtoTcp(), sip.DEFAULT_LIMITS)
+    made = settings(values)
     assert (made.connect_timeout_s, made.lifetime_s, made.message_time_s) == (0.3, 7, 2)
     assert (made.max_connections, made.max_per_source) == (100, 25)

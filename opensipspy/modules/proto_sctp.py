@@ -1,0 +1,22 @@
+"""proto_sctp: lets the server listen on SCTP, where the kernel has it."""
+
+from __future__ import annotations
+
+from opensipspy import sip
+from opensipspy.module import Module, Param
+
+
+class ProtoSctp(Module):
+    """SIP over SCTP (RFC 4168): without it no `socket=sctp:...` can be opened.
+
+    Each message is one SCTP message. A kernel without SCTP (Linux: the module `sctp`) refuses the socket at the start.
+    """
+
+    protocol = sip.PROTO_SCTP
+
+    sctp_port = Param(int, 5060, "Port of the SCTP listening points that name none.")
+
+    @property
+    def default_port(self) -> int:
+        """The port of a listening point that names none."""
+        return self.sctp_port
