@@ -6,15 +6,17 @@ All findings of a script come out in one pass over its tree. Errors keep the ser
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from opensipspy.script import kinds, runtime, tree
-from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl
-from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, has_errors, in_order
-from opensipspy.script.names import removed_function
+from opensipspy.script.declare import INDEX_ALL, NEAR, Catalogue, FunctionDecl, ParamDecl
+from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, has_errors, in_order, silenced
+from opensipspy.script.known import MODULES, Known
+from opensipspy.script.names import removed_function, removed_keyword, removed_variable
 from opensipspy.script.parse import Script
 from opensipspy.script.patterns import Pattern
+from opensipspy.script.rules import Variables, never_equal, open_relays
 from opensipspy.script.varsyntax import VariableError, VarSpec, parse_format_text, parse_variable
 from opensipspy.script.walk import statements_of
 
@@ -34,16 +36,21 @@ def _nowhere(name: str) -> str:
     return ""
 
 
-def check(script: Script, catalogue: Catalogue, module_of: ModuleOf = _nowhere) -> list[Finding]:
+def check(
+    script: Script, catalogue: Catalogue, module_of: ModuleOf = _nowhere, absent: Iterable[str] = ()
+) -> list[Finding]:
     """All findings of a parsed script, by place.
 
-    module_of(name): the module that has a function which the catalogue lacks, "" when none is known.
+    module_of(name): the module that has a function which the catalogue lacks, "" when none is known. absent: modules
+    that the script loads and this server does not have: that is said where they are loaded, not at each use.
     """
     if script.compiled:
         return []
-    checker = _Checker(script, catalogue, module_of)
+    checker = _Checker(script, catalogue, module_of, tuple(absent))
     checker.run()
     found = checker.findings
+    if not has_errors(script.findings):
+        found += checker.rules()
     if has_errors(script.findings):
         # What is missing from a script that could not be read whole says nothing.
         wrong = {(finding.file, finding.line) for finding in script.findings if finding.severity == ERROR}
@@ -52,11 +59,12 @@ def check(script: Script, catalogue: Catalogue, module_of: ModuleOf = _nowhere) 
             for finding in found
             if finding.severity == ERROR and finding.code != "no-route" and (finding.file, finding.line) not in wrong
         ]
-    return in_order([*script.findings, *found])
+    return silenced(in_order([*script.findings, *found]), script.file_lines)
 
 
 class _Checker:
-    def __init__(self, script: Script, catalogue: Catalogue, module_of: ModuleOf) -> None:
+    def __init__(self, script: Script, catalogue: Catalogue, module_of: ModuleOf, absent: Sequence[str]) -> None:
+        self.absent = Known(tuple(absent))
         self.script = script
         self.catalogue = catalogue
         self.module_of = module_of
@@ -65,6 +73,7 @@ class _Checker:
         # The kinds of route that a block may run in: its own, and those of its callers.
         self.runs_in: dict[int, int] = {}
         self.used: set[int] = set()
+        self.variables = Variables()
 
     def error(self, pos: Pos, code: str, message: str, hint: str = "") -> None:
         self.findings.append(Finding(pos, ERROR, code, message, hint))
@@ -73,6 +82,16 @@ class _Checker:
         self.findings.append(Finding(pos, WARNING, code, message, hint))
 
     # -- the whole script
+
+    def rules(self) -> list[Finding]:
+        """What shows only when routes are looked at together; asked after run()."""
+        found: list[Finding] = []
+        try:
+            found += open_relays(self.named[kinds.REQUEST])
+        except RecursionError:
+            # The depth is told by run() already.
+            return found
+        return found + self.variables.findings(self.script)
 
     def run(self) -> None:
         for block in self.script.blocks:
@@ -159,6 +178,8 @@ class _Checker:
         self._body(block.body, loop=False)
 
     def _event(self, block: tree.Block) -> None:
+        if self.absent.module_of(block.name):
+            return
         if block.name not in self.catalogue.events and block.name.startswith("E_"):
             near = self.catalogue.suggest("event", block.name)
             # Events may be made by raise_event() too, so that an unknown name is no error.
@@ -168,12 +189,14 @@ class _Checker:
     def _body(self, body: Sequence[tree.Stm], loop: bool) -> None:
         for index, statement in enumerate(body):
             self._statement(statement, loop)
-            if isinstance(statement, _ENDING) and index + 1 < len(body):
+            if _ends(statement) and index + 1 < len(body):
                 after = body[index + 1]
                 stray = isinstance(statement, tree.Break) and not loop
                 if not isinstance(after, tree.Break) and not stray:
-                    word = type(statement).__name__.lower()
-                    self.warn(after.pos, "unreachable", f"this is never reached: '{word}' stands before it")
+                    why = "every way through the statement before it ends the route"
+                    if isinstance(statement, _ENDING):
+                        why = f"'{type(statement).__name__.lower()}' stands before it"
+                    self.warn(after.pos, "unreachable", f"this is never reached: {why}")
                 for rest in body[index + 1 :]:
                     self._statement(rest, loop)
                 break
@@ -187,11 +210,14 @@ class _Checker:
             self._expression(node.condition)
             self._body(node.body, True)
         elif isinstance(node, tree.For):
-            spec = self._variable(node.target)
+            spec = self._variable(node.target, written=True)
             if spec is not None and spec.decl.name not in _ITERATORS:
                 self.error(node.target.pos, "iterator", "for() takes $var, $avp or $json as its iterator")
             self._writable(spec, node.target)
-            self._variable(node.source)
+            source = self._variable(node.source)
+            if source is not None and source.decl.index and source.index != INDEX_ALL:
+                hint = f"all of them: {_indexed(node.source.text)}"
+                self.warn(node.source.pos, "one-round", f"without [*] this loop sees one value of {source.text}", hint)
             self._body(node.body, True)
         elif isinstance(node, tree.Switch):
             self._variable(node.subject)
@@ -227,7 +253,7 @@ class _Checker:
         elif isinstance(node, tree.RouteCall):
             self._route_call(node)
         elif isinstance(node, tree.Assign):
-            spec = self._variable(node.target)
+            spec = self._variable(node.target, written=True)
             self._writable(spec, node.target)
             if isinstance(node.value, tree.Null) and node.op not in ("=", ":="):
                 self.error(node.value.pos, "null", f"NULL cannot stand behind {node.op}", "only = and := take it")
@@ -256,10 +282,10 @@ class _Checker:
             self._statement(node, False)
 
     def _word(self, node: tree.Word) -> None:
-        old = removed_function(node.name)
+        old = removed_keyword(node.name) or removed_function(node.name)
         message = old[0] if old else f"'{node.name}' is no value"
         hint = old[1] if old else f'a text needs quotes: "{node.name}"'
-        self.error(node.pos, "bare-word", message, hint)
+        self.error(node.pos, "removed" if old else "bare-word", message, hint)
 
     def _comparison(self, node: tree.Compare) -> None:
         self._variable(node.left)
@@ -284,13 +310,20 @@ class _Checker:
                 self.error(right.pos, "network", f"{right.text} is no address or network: {error}")
             return
         self._expression(right)
+        reason = never_equal(node, self.catalogue)
+        if reason:
+            self.warn(right.pos, "never-equal", reason[0], reason[1])
 
-    def _variable(self, node: tree.Var) -> VarSpec | None:
+    def _variable(self, node: tree.Var, written: bool = False) -> VarSpec | None:
         try:
             spec = parse_variable(node.text, 0, self.catalogue, node.pos.file, node.pos.line)
         except VariableError as error:
             self._variable_error(error, node.pos, 0)
             return None
+        if written:
+            self.variables.written(spec, node.pos)
+        else:
+            self.variables.read(spec, node.pos)
         if spec.end < len(node.text):
             # The C server passes over it without a word.
             rest = node.text[spec.end :]
@@ -299,10 +332,25 @@ class _Checker:
 
     def _variable_error(self, error: VariableError, pos: Pos, offset: int) -> None:
         """A mistake inside a text that begins at `pos`; `offset` is of its first character behind the quote."""
+        message, hint, code = error.message, error.hint, error.code
+        if code == "unknown-variable":
+            name = message.removeprefix("unknown variable ")
+            if self.absent.module_of(name) or self.absent.module_of(name.partition(".")[0]):
+                return
+            old = removed_variable(name)
+            if old is not None:
+                code, (message, hint) = "removed", old
+            elif not hint and any(name in words.split() for words in MODULES.values()):
+                home = next(module for module, words in MODULES.items() if name in words.split())
+                hint = f"it comes with module {home}"
+        elif code == "unknown-transformation":
+            cls = "{" + message.partition("{")[2].partition(".")[0].rstrip("}") + "}"
+            if self.absent.module_of(cls):
+                return
         col = pos.col + offset + error.start
         same_line = pos.end_line in (0, pos.line)
         place = Pos(pos.file, pos.line, col, pos.line, pos.col + offset + error.end) if same_line else pos
-        self.error(place, error.code, error.message, error.hint)
+        self.error(place, code, message, hint)
 
     def _writable(self, spec: VarSpec | None, node: tree.Var) -> None:
         if spec is None or spec.writable:
@@ -316,9 +364,12 @@ class _Checker:
 
     def _format(self, node: tree.Text) -> None:
         try:
-            parse_format_text(node.value, self.catalogue, node.pos.file, node.pos.line)
+            text = parse_format_text(node.value, self.catalogue, node.pos.file, node.pos.line)
         except VariableError as error:
             self._variable_error(error, node.pos, 1)
+            return
+        for spec in text.variables():
+            self.variables.read(spec, _inside(node, spec.start, spec.end))
 
     def _log(self, node: tree.Log) -> None:
         self._format(node.text)
@@ -352,6 +403,16 @@ class _Checker:
         if decl is not None:
             return decl
         place = Pos(node.pos.file, node.pos.line, node.pos.col, node.pos.line, node.pos.col + len(node.name))
+        if self.absent.module_of(node.name):
+            self.variables.unknown()
+            for arg in node.args:
+                if isinstance(arg, tree.Var):
+                    self._variable(arg, written=True)
+                elif isinstance(arg, tree.Text):
+                    self.variables.mentioned(arg.value)
+            return None
+        # Whatever it is, it may set variables.
+        self.variables.unknown()
         module = self.module_of(node.name)
         old = removed_function(node.name)
         if module:
@@ -359,17 +420,28 @@ class _Checker:
             self.error(place, "not-loaded", f"{node.name}() is a function of module {module}, not loaded", hint)
         elif old is not None:
             self.error(place, "removed", *old)
+        elif Known(tuple(MODULES)).module_of(node.name):
+            self.error(place, "unknown-function", *self._elsewhere(node.name))
         else:
             near = self.catalogue.suggest("function", node.name)
             if near is None:
-                close = difflib.get_close_matches(node.name, _STATEMENT_NAMES, n=1, cutoff=0.6)
+                close = difflib.get_close_matches(node.name, _STATEMENT_NAMES, n=1, cutoff=NEAR)
                 near = close[0] if close else None
             hint = f"did you mean {near}?" if near else ""
             self.error(place, "unknown-function", f"unknown function {node.name}", hint)
         for arg in node.args:
-            if arg is not None and not isinstance(arg, tree.Word):
+            if isinstance(arg, tree.Var):
+                self._variable(arg, written=True)
+            elif arg is not None and not isinstance(arg, tree.Word):
                 self._argument_names(arg)
         return None
+
+    def _elsewhere(self, name: str) -> tuple[str, str]:
+        """(message, hint) for a function of OpenSIPS that this server does not have."""
+        module = Known(tuple(MODULES)).module_of(name)
+        if module in self.catalogue.modules or any(f.module == module for f in self.catalogue.functions.values()):
+            return f"{name}() of module {module} does not exist here yet", ""
+        return f"{name}() is a function of module {module}, which this server does not have", ""
 
     def _argument_names(self, arg: Any) -> None:
         if isinstance(arg, tree.Text):
@@ -402,6 +474,7 @@ class _Checker:
         self.error(node.pos, "route-kind", message, f"allowed in {allowed}" if allowed else "")
 
     def _arguments(self, node: tree.Call, decl: FunctionDecl) -> None:
+        self.variables.called(node.name)
         args = list(node.args)
         while args and args[-1] is None:
             args.pop()
@@ -449,6 +522,8 @@ class _Checker:
         elif isinstance(arg, tree.Number) and param.fixup is None:
             self.error(arg.pos, "type", f"{what} must be a string, not a number", f'"{arg.value}"')
             return
+        if isinstance(arg, tree.Text) and (param.verbatim or param.fixup is not None):
+            self.variables.mentioned(arg.value)
         if isinstance(arg, tree.Text) and not param.verbatim:
             before = len(self.findings)
             self._format(arg)
@@ -465,7 +540,7 @@ class _Checker:
         if not isinstance(arg, tree.Var):
             self.error(arg.pos, "type", f"{what} must be a variable")
             return
-        spec = self._variable(arg)
+        spec = self._variable(arg, written=True)
         if spec is None:
             return
         if param.must_be == "avp" and spec.decl.name != "$avp":
@@ -503,7 +578,7 @@ class _Checker:
 
     def _missing_route(self, name: tree.Text, kind: int) -> None:
         keyword = kinds.kind_keyword(kind)
-        near = difflib.get_close_matches(name.value, [n for n in self.named[kind] if n], n=1, cutoff=0.6)
+        near = difflib.get_close_matches(name.value, [n for n in self.named[kind] if n], n=1, cutoff=NEAR)
         hint = f"did you mean {near[0]}?" if near else ""
         if not hint and kind != kinds.REQUEST and name.value in self.named[kinds.REQUEST]:
             hint = f"there is a route[{name.value}], but it is no {keyword}"
@@ -523,6 +598,27 @@ class _Checker:
             )
         for arg in node.args:
             self._expression(arg)
+
+
+def _inside(node: tree.Text, start: int, end: int) -> Pos:
+    """The place of a part of a text; of the whole text when it goes over lines."""
+    pos = node.pos
+    if pos.end_line not in (0, pos.line):
+        return pos
+    return Pos(pos.file, pos.line, pos.col + 1 + start, pos.line, pos.col + 1 + end)
+
+
+def _ends(statement: tree.Stm) -> bool:
+    """Whether nothing behind a statement in the same block can be reached."""
+    if isinstance(statement, tree.If):
+        halves = (statement.then, statement.otherwise)
+        return all(half and any(_ends(each) for each in half) for half in halves)
+    return isinstance(statement, _ENDING)
+
+
+def _indexed(text: str) -> str:
+    """A variable with `[*]` behind it."""
+    return f"$({text[1:]}[*])" if not text.startswith("$(") else f"{text[:-1]}[*])"
 
 
 def signature(decl: FunctionDecl) -> str:

@@ -55,6 +55,8 @@ VariableSet = Callable[[Run, Any, Index, Value], None]
 TransformationApply = Callable[[Value, list[Value]], Value]
 ParamType = Literal["string", "int", "var", "regex"]
 Waits = Literal["no", "maybe", "always"]
+# How alike a name must be to be worth a "did you mean": a letter or two, not half of the word.
+NEAR: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ class Catalogue:
             "module": self.modules,
         }
         bare = name.removeprefix("$")
-        near = difflib.get_close_matches(bare, pools[kind], n=1, cutoff=0.6)
+        near = difflib.get_close_matches(bare, pools[kind], n=1, cutoff=NEAR)
         if not near:
             folded = {known.lower(): known for known in pools[kind]}
             near = [folded[bare.lower()]] if bare.lower() in folded else []

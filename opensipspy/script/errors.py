@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,6 +16,8 @@ NOTE: Final = "note"
 MOST_SHOWN: Final = 200
 # Of a longer line only the part around the place is shown.
 WIDEST: Final = 160
+# A comment that silences warnings of its own line, or of the next one when it stands alone.
+_IGNORE: Final = re.compile(r"#\s*opensipspy:\s*ignore(?:\[([^\]]*)\])?")
 TOO_DEEP: Final = "this is nested too deep: too many levels, or an if with too many else"
 
 
@@ -110,6 +113,40 @@ class ScriptErrors(Exception):
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Each finding once, by file and place."""
     return sorted(set(findings), key=lambda f: (f.pos.file, f.pos.line, f.pos.col, f.severity, f.message))
+
+
+def silenced(findings: Iterable[Finding], source: Callable[[str], Sequence[str]]) -> list[Finding]:
+    """The findings without the warnings that a comment `# opensipspy: ignore[rule, ...]` takes back.
+
+    The comment stands at the end of the line, or alone on the line above; without brackets it means every rule. Errors
+    stay: a script that cannot run cannot be wished well.
+    """
+    kept: list[Finding] = []
+    marks: dict[str, dict[int, frozenset[str]]] = {}
+    for finding in findings:
+        if finding.severity == ERROR:
+            kept.append(finding)
+            continue
+        if finding.file not in marks:
+            marks[finding.file] = _marks(source(finding.file))
+        rules = marks[finding.file].get(finding.line, frozenset())
+        if "*" not in rules and finding.code not in rules:
+            kept.append(finding)
+    return kept
+
+
+def _marks(lines: Sequence[str]) -> dict[int, frozenset[str]]:
+    """The rules that comments silence, by the line they are meant for."""
+    found: dict[int, frozenset[str]] = {}
+    for number, line in enumerate(lines, 1):
+        mark = _IGNORE.search(line)
+        if mark is None:
+            continue
+        words = frozenset(word.strip() for word in (mark.group(1) or "*").split(","))
+        alone = not line[: mark.start()].strip()
+        place = number + 1 if alone else number
+        found[place] = found.get(place, frozenset()) | words
+    return found
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

@@ -21,8 +21,8 @@ from opensipspy.module.describe import describe
 from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
-from opensipspy.script.errors import ERROR, Finding, ScriptErrors, has_errors, in_order
-from opensipspy.script.names import removed_module
+from opensipspy.script.errors import ERROR, WARNING, Finding, ScriptErrors, has_errors, in_order, silenced
+from opensipspy.script.names import IN_CORE, known_module, removed_module, removed_parameter
 from opensipspy.script.probes import compile_watched
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
@@ -233,7 +233,9 @@ def _assemble(options: Options, script: Any) -> Loaded:
             services.cachedbs.add(module)
         module.declare(catalogue)
     if not script.compiled:
-        findings += language.check(script, catalogue, ModuleOf(script.mpath))
+        findings += language.check(script, catalogue, ModuleOf(script.mpath), _absent(script, modules))
+        findings += _transports(script, modules)
+        findings = silenced(findings, script.file_lines)
     if has_errors(findings):
         raise ScriptErrors(findings, script.file_lines)
     try:
@@ -297,14 +299,47 @@ def _load_modules(script: Any, findings: list[Finding]) -> dict[str, Module]:
         try:
             cls = find_module(line.name, script.mpath)
         except ModuleLoadError as error:
-            old = removed_module(error.name)
-            hint = old[1] if old is not None else error.hint
-            findings.append(_finding(line.pos, f"module {error.name}: {error.reason}", hint))
+            findings.append(_not_loaded(line, error))
             continue
         if cls.name in modules:
             continue
         modules[cls.name] = cls()
     return modules
+
+
+def _not_loaded(line: Any, error: ModuleLoadError) -> Finding:
+    """Why a module cannot be loaded; when it is part of the core by now, that is no reason to stop."""
+    name = error.name
+    old = removed_module(name)
+    if name in IN_CORE and old is not None:
+        return Finding(line.pos, WARNING, "in-core", f"module {name} needs no loading any more: {old[0]}", "")
+    if old is not None:
+        return Finding(line.pos, ERROR, "removed", *old)
+    if known_module(name):
+        reason = f"module {name}: this version does not have it yet"
+        return _finding(line.pos, reason, "what the script uses of it is not looked at")
+    return _finding(line.pos, f"module {name}: {error.reason}", error.hint)
+
+
+def _absent(script: Any, modules: dict[str, Module]) -> list[str]:
+    """Modules that the script loads and that are not here."""
+    names = (line.name.rpartition("/")[2].removesuffix(".so") for line in script.loadmodules)
+    return [name for name in names if name not in modules]
+
+
+def _transports(script: Any, modules: dict[str, Module]) -> list[Finding]:
+    """Transports that no socket uses: the C server refuses to start, here they only stay idle."""
+    used = {socket.proto for socket in script.globals.sockets}
+    found = []
+    for line in script.loadmodules:
+        name = line.name.rpartition("/")[2].removesuffix(".so")
+        proto = name.removeprefix("proto_")
+        if name in modules and name.startswith("proto_") and used and proto not in used:
+            if getattr(modules[name], "default_port", None) is None:
+                continue
+            message = f"module {name} is loaded and no socket={proto}:... uses it"
+            found.append(Finding(line.pos, WARNING, "no-socket", message, "the C server does not start like this"))
+    return found
 
 
 def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Finding]) -> None:
@@ -315,8 +350,12 @@ def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Find
             except ParamError as error:
                 wrong_name = error.reason == NO_PARAMETER
                 place = line.name_pos if wrong_name else line.value_pos
+                old = removed_parameter(error.module, error.param) if wrong_name else None
+                if old is not None:
+                    findings.append(Finding(place, ERROR, "removed", *old))
+                    continue
                 findings.append(_finding(place, f"{error.module}: {error.param}: {error.reason}", error.hint))
-        if not _named(line.module, modules) and not _failed(line.module, findings):
+        if not _named(line.module, modules) and not _failed(line.module, findings, script):
             findings.append(
                 _finding(line.module_pos, f"module {line.module} is not loaded", f'loadmodule "{line.module}.so"')
             )
@@ -335,9 +374,15 @@ def _named(text: str, modules: dict[str, Module]) -> list[Module]:
     return [module for name, module in modules.items() if pattern.fullmatch(name)]
 
 
-def _failed(name: str, findings: list[Finding]) -> bool:
+def _failed(name: str, findings: list[Finding], script: Any) -> bool:
     """Whether the module was asked for and could not be loaded: one finding for that is enough."""
-    return any(finding.message.startswith(f"module {name}: ") for finding in findings)
+    wrong = {finding.pos for finding in findings}
+    for line in script.loadmodules:
+        plain = line.name.rpartition("/")[2].removesuffix(".so")
+        meant = name == plain or (any(char in name for char in "|.*[(") and plain in re.split(r"\W+", name))
+        if meant and line.pos in wrong:
+            return True
+    return False
 
 
 def _check_requirements(script: Any, modules: dict[str, Module], findings: list[Finding]) -> None:
@@ -345,7 +390,7 @@ def _check_requirements(script: Any, modules: dict[str, Module], findings: list[
     for module in modules.values():
         for needed in module.requires:
             condition = getattr(needed, "param", "")
-            if needed in modules or (condition and not module.given(condition)) or _failed(needed, findings):
+            if needed in modules or (condition and not module.given(condition)) or _failed(needed, findings, script):
                 continue
             place = places.get(module.name)
             if place is not None:

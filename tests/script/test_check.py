@@ -57,7 +57,7 @@ def only(text: str, **more: object) -> Finding:
         ("note(word);", "word", 'a text needs quotes: "word"'),
         ("route(noteh);", "noteh", "did you mean notes?"),
         ('arm("notes");', '"notes"', "there is a route[notes], but it is no failure_route"),
-        ("if ([ $var(a) & $nope ]) exit;", "$nope", ""),
+        ("if ([ $rs & $nope ]) exit;", "$nope", ""),
         ("return($nope);", "$nope", ""),
     ],
 )  # fmt: skip
@@ -77,16 +77,16 @@ def test_a_mistake_in_a_text_over_several_lines_marks_the_text() -> None:
 def test_a_function_of_a_module_that_is_not_loaded_names_the_module() -> None:
     lab = Lab()
     script = lab.parse("route {\n t_relay();\n}\n")
-    (finding,) = check(script, lab.catalogue, lambda name: "tm" if name == "t_relay" else "")
+    finding = check(script, lab.catalogue, lambda name: "tm" if name == "t_relay" else "")[0]
     assert finding.message == "t_relay() is a function of module tm, not loaded"
     assert finding.hint == 'add loadmodule "tm.so"'
 
 
 def test_a_route_by_variable_counts_as_a_call_of_any() -> None:
     """Which route it is shows only on a call, so none is unused and each must suit the caller's kind."""
-    text = "route { route($var(r)); }\nroute[a] { exit; }\nroute[b] { exit; }\n"
+    text = "route { route($rU); }\nroute[a] { exit; }\nroute[b] { exit; }\n"
     assert Lab().findings(text) == []
-    armed = 'route { arm("f"); route(a); }\nroute[a] { request(); }\nfailure_route[f] { route("x$var(r)"); }\n'
+    armed = 'route { arm("f"); route(a); }\nroute[a] { request(); }\nfailure_route[f] { route("x$rU"); }\n'
     assert [f.code for f in Lab().findings(armed)] == ["route-kind"]
 
 
@@ -119,7 +119,7 @@ route {
     arm("failed");
     async(later(1), resumed);
 }
-route[resumed] { launch(maybe(1)); omit("a", , 3); return(-1, $var(x)); }
+route[resumed] { launch(maybe(1)); omit("a", , 3); return(-1, $avp(x)); }
 failure_route[failed] { for ($var(v) in $(avp(x)[*])) xlog("$var(v)" "\n"); }
 """
     assert Lab().findings(text) == []

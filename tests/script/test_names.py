@@ -9,7 +9,22 @@ import pytest
 from opensipspy.module import find_module, module_names
 from opensipspy.module.describe import describe
 from opensipspy.script.globals import PARAMETERS
-from opensipspy.script.names import FUNCTIONS, GLOBALS, MODULES, removed_function, removed_global, removed_module
+from opensipspy.script.names import (
+    FUNCTIONS,
+    GLOBALS,
+    KEYWORDS,
+    MODULES,
+    VARIABLES,
+    removed_function,
+    removed_global,
+    removed_keyword,
+    removed_module,
+    removed_parameter,
+    removed_variable,
+)
+from opensipspy.script.names import (
+    PARAMETERS as OLD_PARAMETERS,
+)
 from tests.script.fakes import Bench
 
 
@@ -29,15 +44,39 @@ def test_no_name_that_exists_is_called_gone(functions: set[str]) -> None:
 
 
 def test_a_global_parameter_that_replaces_another_exists() -> None:
-    for now in GLOBALS.values():
+    for now, _version in GLOBALS.values():
         name = re.match(r"(\w+)=", now)
         assert name is None or name.group(1) in PARAMETERS
 
 
 def test_messages() -> None:
-    assert removed_global("children") == ("OpenSIPS 4 has no global parameter children any more", "now: udp_workers=N")
-    assert removed_function("is_avp_set") == (
-        "OpenSIPS 4 has no function is_avp_set() any more", "now: $avp(name) != NULL",
+    assert removed_global("children") == (
+        "global parameter children was removed in OpenSIPS 3.1", "now: udp_workers=N",
     )  # fmt: skip
-    assert removed_module("siptrace") == ("OpenSIPS 4 has no module siptrace any more", "now: tracer")
+    assert removed_function("is_avp_set") == (
+        "function is_avp_set() was removed in OpenSIPS 3.5", "now: $avp(name) != NULL",
+    )  # fmt: skip
+    assert removed_module("siptrace") == ("module siptrace was removed in OpenSIPS 3.0", "now: tracer")
     assert removed_global("udp_workers") is None
+    assert removed_variable("$Ri") == ("variable $Ri was removed in OpenSIPS 3.3", "now: $socket_in(ip)")
+    assert removed_parameter("tm", "fr_timer") == (
+        "tm: parameter fr_timer was removed in OpenSIPS 3.0",
+        "now: fr_timeout",
+    )
+    assert removed_parameter("tm", "fr_timeout") is None
+    assert removed_keyword("method") == ("word method was removed in OpenSIPS 2.4", "now: $rm")
+    assert removed_keyword("myself") == ("word myself was removed in OpenSIPS 2.4", 'now: is_myself("$rd")')
+
+
+def test_no_parameter_or_variable_that_exists_is_called_gone() -> None:
+    here = set(module_names())
+    for module, names in OLD_PARAMETERS.items():
+        if module in here:
+            assert not set(names) & {entry["name"] for entry in describe(find_module(module))["params"]}
+    assert not set(VARIABLES) & set(Bench().catalogue.variables)
+
+
+def test_what_replaces_a_word_is_a_variable() -> None:
+    variables = Bench().catalogue.variables
+    for now in KEYWORDS.values():
+        assert now.removeprefix("$").partition("(")[0] in variables
