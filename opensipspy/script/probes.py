@@ -145,6 +145,10 @@ class WatchedCompiler(Compiler):
             last = lines[pos.end_line - 1][: pos.end_col - 1] if pos.end_line <= len(lines) else ""
             text = " ".join([lines[pos.line - 1][pos.col - 1 :], *inner, last])
         text = " ".join(text.split())
+        # The place of `!(...)` and of `if (...)` ends before the last parenthesis.
+        rest = lines[pos.end_line - 1][pos.end_col - 1 :] if 0 < pos.end_line <= len(lines) else ""
+        if rest.lstrip().startswith(")") and text.count("(") > text.count(")"):
+            text += ")"
         return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
     def add(self, kind: str, node: Any, block: tree.Block, text: str = "") -> int:
