@@ -253,16 +253,6 @@ def folder_of(url: DbUrl) -> Path:
     return Path(text).absolute()
 
 
-def unique_keys(declared: Mapping[str, Table]) -> dict[str, list[tuple[str, ...]]]:
-    """The columns of the unique keys of each table."""
-    found = {}
-    for table in (VERSION_TABLE, *declared.values()):
-        keys = [index.columns for index in table.indexes if index.unique]
-        primary = tuple(column.name for column in table.columns if column.primary)
-        found[table.name] = [primary, *keys] if primary else keys
-    return found
-
-
 class TextSql(SqlText):
     """Statements for the database in memory."""
 
@@ -279,12 +269,12 @@ def bound(value: DbValue) -> Any:
 class TextDatabase(Database):
     """One folder. Used by one event loop; what is asked is answered at once, from memory."""
 
-    def __init__(self, url: DbUrl, declared: Mapping[str, Table], *, fresh: bool = False) -> None:
-        """declared: tables of modules. fresh: look at each use whether the file was changed (db_mode 1)."""
+    def __init__(self, url: DbUrl, driver: DbDriver, *, fresh: bool = False) -> None:
+        """driver: knows the declared tables. fresh: look at each use whether the file was changed (db_mode 1)."""
         super().__init__(url)
         self.folder = folder_of(url)
-        self._declared = declared
-        self._keys = unique_keys(declared)
+        self._declared = driver.declared
+        self._keys = driver.unique_keys
         self._fresh = fresh
         self._memory: sqlite3.Connection | None = None
         self._fields: dict[str, list[Field]] = {}
@@ -341,7 +331,7 @@ class TextDatabase(Database):
             marks = ", ".join("?" * len(fields))
             memory.executemany(f"INSERT INTO {quoted} VALUES ({marks})", [self._row(fields, row) for row in rows])
             there = {field.name for field in fields}
-            for number, key in enumerate(self._keys.get(name, ())):
+            for number, key in enumerate(self._keys(name)):
                 if there.issuperset(key):
                     names = ", ".join(TEXT.name(column) for column in key)
                     memory.execute(f"CREATE INDEX {TEXT.name(f'{name}_key_{number}')} ON {quoted} ({names})")
@@ -435,7 +425,7 @@ class TextDatabase(Database):
                 return 1
             return self._run(memory, Insert(write.table, write.row))
         if isinstance(write, Insert | Replace):
-            for key in self._keys.get(write.table, ()):
+            for key in self._keys(write.table):
                 values = [write.row.get(column) for column in key]
                 if None in values:
                     continue  # NULL is equal to nothing, and a numbered column gets a number of its own
@@ -537,7 +527,7 @@ class DbText(Module, DbDriver):
         super().__init__(**params)
 
     def open_database(self, url: DbUrl) -> TextDatabase:
-        opened = TextDatabase(url, self.declared, fresh=self.db_mode == 1)
+        opened = TextDatabase(url, self, fresh=self.db_mode == 1)
         self.databases.append(opened)
         return opened
 

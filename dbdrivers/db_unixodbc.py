@@ -366,15 +366,6 @@ class DbUnixodbc(Module, DbDriver):
 
         return OdbcDatabase(url, SqlText(), limits, connect)
 
-    def unique_keys(self, table: str) -> list[tuple[str, ...]]:
-        """The unique keys of a declared table."""
-        found = self.declared.get(table)
-        if found is None:
-            return []
-        primary = tuple(column.name for column in found.columns if column.primary)
-        keys = [index.columns for index in found.indexes if index.unique]
-        return [primary, *keys] if primary else keys
-
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
         raise DatabaseError(f"{url}: make the tables by the database's own URL (mysql://, postgres://, sqlite:)")
 

@@ -36,6 +36,15 @@ class DbDriver(ABC):
         changed then, and existing tables never are.
         """
 
+    def unique_keys(self, table: str) -> list[tuple[str, ...]]:
+        """The unique keys of a declared table, its primary key first; none of a table that nobody declares."""
+        found = VERSION_TABLE if table == VERSION_TABLE.name else self.declared.get(table)
+        if found is None:
+            return []
+        primary = tuple(column.name for column in found.columns if column.primary)
+        keys = [index.columns for index in found.indexes if index.unique]
+        return [primary, *keys] if primary else keys
+
     async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
         """Those of the tables that are there in another version. Raises DatabaseError."""
         raise DatabaseError(f"{url}: tables of {url.scheme} cannot be upgraded")

@@ -105,7 +105,7 @@ class SqlText:
         return f"INSERT {self.into(write, args)} ON CONFLICT ({keys}) {action}"
 
 
-def numbered_marks(sql: str) -> str:
+def numbered_marks(sql: str, sign: str = "$") -> str:
     """`?` as `$1`, `$2`...: outside of quoted texts, quoted names and comments."""
     out = []
     at = number = 0
@@ -113,7 +113,7 @@ def numbered_marks(sql: str) -> str:
         char = sql[at]
         if char == "?":
             number += 1
-            out.append(f"${number}")
+            out.append(f"{sign}{number}")
             at += 1
             continue
         end = _end_of_quoted(sql, at)
