@@ -43,6 +43,10 @@ class TmBase(Module, TmApi):
     ruri_matching = Param(int, 1, "Compare the Request-URI when an old client sends no RFC 3261 branch.")
     syn_branch = Param(int, 1, "0: branches are computed from the request, so that a restart does not change them.")
     timer_partitions = Param(int, 1, "Accepted and without effect: one timer wheel serves all transactions.")
+    tw_append = Param(
+        str, None, "More for t_write_req() and t_write_unix(): `name: [title=]variable; ...`.", repeated=True, func=True
+    )
+    unix_tx_timeout = Param(int, 2, "Longest wait for a full UNIX socket.", unit="s")
     via1_matching = Param(int, 1, "Compare the topmost Via when an old client sends no RFC 3261 branch.")
     wt_timer = Param(int, 5, "How long an ended transaction still absorbs retransmissions.", unit="s")
 

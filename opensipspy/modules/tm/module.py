@@ -20,6 +20,7 @@ from opensipspy.modules.tm.flow import (
 )
 from opensipspy.modules.tm.uac import is_token, name_addr
 from opensipspy.modules.tm.variables import TmVariables
+from opensipspy.modules.tm.writes import TmWrites
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Branch as Destination
@@ -38,7 +39,7 @@ def flag_bits(text: str) -> int:
     return bits
 
 
-class Tm(TmVariables, TmCommands):
+class Tm(TmVariables, TmCommands, TmWrites):
     """Keep SIP transactions: forking, failure routes, retransmissions, requests made here (RFC 3261 section 16, 17).
 
     A request other than INVITE that nobody answers in time ends without a reply: its client has given up by then, and a
