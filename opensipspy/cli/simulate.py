@@ -89,6 +89,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
+        if args.script != "-":
+            # The checker's findings are for what is in a script, not for one that is not there.
+            Path(args.script).open("rb").close()
         given = dict(pair.split("=", 1) for pair in args.arguments if "=" in pair)
         packets = [Packet(name, read(name), args.source, args.to) for name in args.messages]
         simulation = Simulation(

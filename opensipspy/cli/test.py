@@ -31,4 +31,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     # An installed package has its plugin loaded by pytest itself; a second time would be an error.
     known = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
-    return int(pytest.main([*([] if known else ["-p", PLUGIN]), *args.arguments]))
+    plugin = [] if known else ["-p", PLUGIN]
+    # This command is of the package whose plugin pytest would like to rewrite.
+    quiet = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*quiet, *plugin, *args.arguments]))

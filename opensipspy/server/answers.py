@@ -9,6 +9,7 @@ An answers file (JSON or TOML) has these tables; patterns take `*` for anything,
       "queries": {"select credit from *": [[120]]},
       "http": {"https://lcr.example.org/*": {"status": 200, "body": "gw1", "type": "text/plain"}},
       "exec": {"/usr/local/bin/route *": "gw2"},
+      "cache": {"redis:calls": {"bob": "3"}},
       "gateways": {"192.0.2.20:5060": [180, {"status": 200, "after": 2}], "192.0.2.21:5060": "silence",
                    "192.0.2.22:5060": "unreachable"}
     }
@@ -24,7 +25,7 @@ from typing import Any, Final
 
 from opensipspy.net import Record
 
-SECTIONS: Final = ("dns", "database", "queries", "http", "exec", "gateways")
+SECTIONS: Final = ("dns", "database", "queries", "http", "exec", "cache", "gateways")
 LARGEST_FILE: Final = 16 << 20
 SILENCE: Final = "silence"
 UNREACHABLE: Final = "unreachable"
@@ -78,6 +79,7 @@ class Answers:
         self.queries: list[tuple[str, list[tuple[Any, ...]]]] = []
         self.urls: list[tuple[str, HttpAnswer]] = []
         self.commands: list[tuple[str, str | None]] = []
+        self.caches: dict[str, dict[str, str]] = {}
         self.gateways: list[tuple[str, Gateway]] = []
 
     @classmethod
@@ -148,6 +150,10 @@ class Answers:
         """What exec()'s commands that fit print; None: they cannot be run."""
         self.commands.append((pattern, output))
 
+    def cache(self, storage: str, values: dict[str, str | int]) -> None:
+        """What a key-value store such as "redis:calls" holds; the script's own writes change it."""
+        self.caches.setdefault(storage, {}).update({key: str(value) for key, value in values.items()})
+
     def gateway(self, destination: str, *replies: int | dict[str, Any] | Reply | str) -> None:
         """How "192.0.2.20:5060" (or "udp:...", or with `*`) answers: statuses, `Reply`s, "silence", "unreachable"."""
         self.gateways.append((destination, gateway_of(list(replies))))
@@ -202,6 +208,11 @@ class Answers:
         if answer is not None and not isinstance(answer, str):
             raise TypeError("what the command prints is a text")
         self.command(asked, answer)
+
+    def _add_cache(self, asked: str, answer: Any) -> None:
+        if not isinstance(answer, dict):
+            raise TypeError("what a store holds is a table from key to value")
+        self.cache(asked, answer)
 
     def _add_gateways(self, asked: str, answer: Any) -> None:
         self.gateway(asked, *(answer if isinstance(answer, list) else [answer]))

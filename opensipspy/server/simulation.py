@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import errno
+import inspect
 import logging
 import selectors
 import time
@@ -565,6 +566,7 @@ class Simulation:
             setattr(rest, "_carry", self._http)  # noqa: B010 - only here a module's inside is replaced
         if programs is not None and self._made_up and hasattr(programs, "_execute"):
             setattr(programs, "_execute", self._execute_of(programs))  # noqa: B010
+        MemoryCaches(self.loaded.services, self.answers, self.look_up)
         plain = core.call_later
 
         def call_later(delay_s: float, fn: Callable[..., object], *args: Any) -> Any:
@@ -596,7 +598,7 @@ class Simulation:
     def _no_network(self, what: str) -> None:
         self.look_up("network", what, f"refused: {NO_NETWORK}", False)
 
-    async def _http(self, transfer: Any, method: str, url: str, fields: Any, data: bytes | None) -> int:
+    async def _http(self, transfer: Any, method: str, url: str, *more: object) -> int:
         """Stands for rest_client's request."""
         answer = self.answers.http_for(method, url)
         if answer is None:
@@ -613,7 +615,7 @@ class Simulation:
 
     def _execute_of(self, module: Any) -> Callable[..., Any]:
         async def execute(
-            command: str, stdin: str | None, out: bool, err: bool, environment: dict[str, str]
+            command: str, stdin: str | None, out: bool, err: bool, *more: object
         ) -> tuple[bytes, bytes] | None:
             module._starting -= 1
             known, output = self.answers.command_for(command)
@@ -841,6 +843,69 @@ class Simulation:
             handle.cancel()
             clock.target_s = clock.now_s
         await self._settle(lambda: None)
+
+
+class MemoryCaches:
+    """Stands between the script and its key-value stores: those of `Answers` are held here, the others are asked."""
+
+    def __init__(self, services: Any, answers: Answers, told: Callable[[str, str, str, bool], None]) -> None:
+        self._answers = answers
+        self._told = told
+        self._plain = {
+            name: getattr(services, name)
+            for name in ("cache_known", "cache_fetch", "cache_counter", "cache_store", "cache_remove", "cache_add")
+        }
+        for name in self._plain:
+            setattr(services, name, getattr(self, name.removeprefix("cache_")))
+
+    def known(self, storage: str) -> bool:
+        return storage in self._answers.caches or bool(self._plain["cache_known"](storage))
+
+    def fetch(self, storage: str, key: str) -> Any:
+        held = self._answers.caches.get(storage)
+        found = self._plain["cache_fetch"](storage, key) if held is None else held.get(key)
+        return self._note("fetch", storage, key, found)
+
+    def counter(self, storage: str, key: str) -> Any:
+        held = self._answers.caches.get(storage)
+        if held is None:
+            return self._note("counter", storage, key, self._plain["cache_counter"](storage, key))
+        return self._note("counter", storage, key, int(held[key]) if key in held else None)
+
+    def store(self, storage: str, key: str, value: str, expire_s: int) -> Any:
+        held = self._answers.caches.get(storage)
+        if held is None:
+            return self._note(
+                f"store {value!r}", storage, key, self._plain["cache_store"](storage, key, value, expire_s)
+            )
+        held[key] = value
+        return self._note(f"store {value!r}", storage, key, None)
+
+    def remove(self, storage: str, key: str) -> Any:
+        held = self._answers.caches.get(storage)
+        if held is None:
+            return self._note("remove", storage, key, self._plain["cache_remove"](storage, key))
+        return self._note("remove", storage, key, held.pop(key, None) is not None)
+
+    def add(self, storage: str, key: str, amount: int, expire_s: int) -> Any:
+        held = self._answers.caches.get(storage)
+        if held is None:
+            return self._note(f"add {amount}", storage, key, self._plain["cache_add"](storage, key, amount, expire_s))
+        held[key] = str(int(held.get(key, 0)) + amount)
+        return self._note(f"add {amount}", storage, key, int(held[key]))
+
+    def _note(self, what: str, storage: str, key: str, result: Any) -> Any:
+        if not inspect.isawaitable(result):
+            self._told("cache", f"{storage}: {what} {key}", "done" if what[:5] == "store" else str(result), True)
+            return result
+        return self._note_later(what, storage, key, result)
+
+    async def _note_later(self, what: str, storage: str, key: str, result: Any) -> Any:
+        try:
+            return self._note(what, storage, key, await result)
+        except OSError as error:
+            self._told("cache", f"{storage}: {what} {key}", str(error), False)
+            raise
 
 
 def _noted_database(database: Any, told: Callable[[str, str, bool], None]) -> Any:
