@@ -1,7 +1,8 @@
-"""Seconds to load a script of 1,500 lines and many modules, cold and from the program cache: `python -m bench.load_script`.
+"""Seconds to load a script of 1,500 lines and many modules: `python -m bench.load_script`.
 
-Each start is a process of its own that does what `opensipspy -f` does before the sockets open: parse, import the
-modules, check, compile. Ends with status 1 when a cold load takes longer than `--limit` seconds.
+Cold and from the program cache. Each start is a process of its own that does what `opensipspy -f` does before the
+sockets open: parse, import the modules, check, compile. Ends with status 1 when a cold load takes longer than
+`--limit` seconds.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ class Phones(asyncio.DatagramProtocol):
         self._number = 0
         self.took_ms: dict[str, list[float]] = {"wait": [], "quick": []}
         self.refused = 0
+        self.finished = asyncio.Event()
+        self._last = False
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -73,6 +75,14 @@ class Phones(asyncio.DatagramProtocol):
         if not data.startswith(b"SIP/2.0 200"):
             self.refused += 1
         self.took_ms[found[0]].append((now - found[1]) * 1000)
+        if self._last and not self._sent:
+            self.finished.set()
+
+    def finish(self) -> None:
+        """No more requests follow: `finished` is set with the last answer."""
+        self._last = True
+        if not self._sent:
+            self.finished.set()
 
     @property
     def unanswered(self) -> int:
@@ -93,9 +103,11 @@ async def play(port: int, arguments: argparse.Namespace) -> tuple[Phones, float]
                 sent[user] += 1
         await asyncio.sleep(0.001)
     took = loop.time() - started
-    end = loop.time() + LAST_S
-    while phones.unanswered and loop.time() < end:
-        await asyncio.sleep(0.02)
+    phones.finish()
+    try:
+        await asyncio.wait_for(phones.finished.wait(), LAST_S)
+    except TimeoutError:
+        pass  # what has no answer by now is told below
     return phones, took
 
 
