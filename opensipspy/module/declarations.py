@@ -395,24 +395,30 @@ def script_function(
 class TransformationSpec:
     """What `transformation` noted about a method."""
 
-    __slots__ = ("name", "params", "takes_null")
+    __slots__ = ("name", "params", "takes_null", "with_run")
 
-    def __init__(self, name: str, params: Sequence[str] | None, takes_null: bool) -> None:
+    def __init__(self, name: str, params: Sequence[str] | None, takes_null: bool, with_run: bool) -> None:
         self.name = name
         self.params = tuple(params) if params is not None else None
         self.takes_null = takes_null
+        self.with_run = with_run
 
 
-def transformation(name: str, params: Sequence[str] | None = None, *, takes_null: bool = False) -> Callable[[F], F]:
+def transformation(
+    name: str, params: Sequence[str] | None = None, *, takes_null: bool = False, with_run: bool = False
+) -> Callable[[F], F]:
     """Let scripts write `{name,args}`: `def t(self, value: Value, a: str, b: int = 0) -> Value`; name is "class.name".
 
-    params: "string", "number" or "char", with "?" when optional; found from the annotations when not given.
+    params: "string", "number" or "char", with "?" when optional; found from the annotations when not given. with_run:
+    the method takes the run before the value (`params` is needed then).
     """
+    if with_run and params is None:
+        raise ValueError(f"transformation {name!r} takes a run: name its params")
     if "." not in name:
         raise ValueError(f"transformation {name!r} needs the form class.name")
 
     def decorate(function: F) -> F:
-        setattr(function, SPEC, TransformationSpec(name, params, takes_null))
+        setattr(function, SPEC, TransformationSpec(name, params, takes_null, with_run))
         return function
 
     return decorate

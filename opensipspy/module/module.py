@@ -199,10 +199,10 @@ class Module:
             if isinstance(spec, TransformationSpec):
                 cls, _, name = spec.name.partition(".")
                 params = transformation_params(member) if spec.params is None else spec.params
-                apply = _spread(getattr(self, attribute))
-                found.append(
-                    TransformationDecl(cls, name, params, apply, spec.takes_null, inspect.getdoc(member) or "")
-                )
+                method = getattr(self, attribute)
+                apply = _spread_with_run(method) if spec.with_run else _spread(method)
+                doc = inspect.getdoc(member) or ""
+                found.append(TransformationDecl(cls, name, params, apply, spec.takes_null, doc, spec.with_run))
         return found
 
     def commands(self) -> list[CommandDecl]:
@@ -305,8 +305,12 @@ def _with_defaults(call: Callable[..., Any], defaults: Sequence[Any]) -> Callabl
     return filled
 
 
-def _spread(apply: Callable[..., Value]) -> Callable[[Value, list[Value]], Value]:
+def _spread(apply: Callable[..., Value]) -> Callable[..., Value]:
     return lambda value, args: apply(value, *args)
+
+
+def _spread_with_run(apply: Callable[..., Value]) -> Callable[..., Value]:
+    return lambda run, value, args: apply(run, value, *args)
 
 
 def _keywords(call: Callable[..., Any], params: Iterable[Iterable[str]]) -> Callable[..., Any]:

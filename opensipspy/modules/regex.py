@@ -7,6 +7,7 @@ an expression that runs into it does not match.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,15 +24,19 @@ from opensipspy.module import (
     script_function,
     transformation,
 )
-from opensipspy.script.declare import Value
+from opensipspy.script.declare import Catalogue, Value
 from opensipspy.script.kinds import ALL, ERROR
 from opensipspy.script.pcre import compiled
 from opensipspy.script.run import Run, VarRef
+from opensipspy.script.varsyntax import parse_variable
 
 SEARCH_SECONDS: Final = 0.1
 KEPT: Final = 256
 MOST_TEXT: Final = 65_536
 SUBST_FLAGS: Final = {"i": regex.IGNORECASE, "s": regex.DOTALL, "m": regex.MULTILINE, "x": regex.VERBOSE}
+
+Piece = str | Callable[[Run, Any], str]
+"""A part of a replacement: a text, or what gives it for a message and a match."""
 
 
 def groups_of(text: str, most: int, largest: int) -> list[str]:
@@ -70,6 +75,7 @@ class Regex(Module):
         super().__init__(**params)
         self.groups: list[Any] = []
         self.kept: dict[tuple[str, int], Any] = {}
+        self.templates: dict[str, list[Piece]] = {}
 
     @property
     def flags(self) -> int:
@@ -136,37 +142,43 @@ class Regex(Module):
             return -4
         return -1 if self._search(self.groups[group], string) is None else 1
 
-    @transformation("pcre.subst", params=("string",))
-    def pcre_subst(self, value: Value, expression: str) -> Value:
-        """The text after a substitution /pattern/replacement/flags; flags: i, s, m, x, g (all matches)."""
+    @transformation("pcre.subst", params=("string",), with_run=True)
+    def pcre_subst(self, run: Run, value: Value, expression: str) -> Value:
+        """The text after a substitution /pattern/replacement/flags; flags: i, s, m, x, g (all matches).
+
+        The replacement takes `\\0` to `\\9`, `\\n`, `\\r`, `\\t`, `\\u` (the Request-URI) and variables.
+        """
         text = "" if value is None else str(value)
-        mark = expression[:1]
-        if not mark or mark.isalnum() or mark in "\\ \t":
-            raise ValueError("an expression needs the form /pattern/replacement/flags")
-        parts = [
-            part.replace("\\" + mark, mark) for part in regex.split(rf"(?<!\\){regex.escape(mark)}", expression[1:])
-        ]
-        if len(parts) != 3:
-            raise ValueError("an expression needs the form /pattern/replacement/flags")
+        pattern_text, template, letters = parts_of(expression)
         flags, everywhere = self.flags, False
-        for letter in parts[2].strip():
+        for letter in letters:
             if letter == "g":
                 everywhere = True
             elif letter in SUBST_FLAGS:
                 flags |= int(SUBST_FLAGS[letter])
             else:
                 raise ValueError(f"unknown flag {letter!r} of an expression")
-        template = parts[1]
+        pieces = self._pieces(template)
 
         def fill(match: Any) -> str:
-            return str(regex.sub(r"\\(.)", lambda escape: _filled(escape[1], match), template, flags=regex.DOTALL))
+            return "".join(piece if isinstance(piece, str) else piece(run, match) for piece in pieces)
 
         try:
-            pattern = self._pattern(parts[0], flags)
+            pattern = self._pattern(pattern_text, flags)
             return str(pattern.sub(fill, text, count=0 if everywhere else 1, timeout=SEARCH_SECONDS))[:MOST_TEXT]
         except TimeoutError:
             self.core.log.warning("pcre.subst: no answer of an expression within %s s", SEARCH_SECONDS)
             return text
+
+    def _pieces(self, template: str) -> list[Piece]:
+        """What a replacement consists of; kept, as a script has few of them."""
+        found = self.templates.get(template)
+        if found is None:
+            found = list(pieces_of(template, self.core.catalogue))
+            if len(self.templates) >= KEPT:
+                del self.templates[next(iter(self.templates))]
+            self.templates[template] = found
+        return found
 
     @mi_command(
         "regex:match",
@@ -206,7 +218,57 @@ class Regex(Module):
         return "OK"
 
 
-def _filled(letter: str, match: Any) -> str:
+def parts_of(expression: str) -> tuple[str, str, str]:
+    """Pattern, replacement and flags of /pattern/replacement/flags; the first character separates them.
+
+    Raises ValueError. The separator is itself after a backslash.
+    """
+    mark = expression[:1]
+    if not mark or mark.isalnum() or mark in "\\ \t":
+        raise ValueError("an expression needs the form /pattern/replacement/flags")
+    parts = [part.replace("\\" + mark, mark) for part in regex.split(rf"(?<!\\){regex.escape(mark)}", expression[1:])]
+    if len(parts) != 3:
+        raise ValueError("an expression needs the form /pattern/replacement/flags")
+    return parts[0], parts[1], parts[2].strip()
+
+
+def pieces_of(template: str, catalogue: Catalogue) -> Iterator[Piece]:
+    """The texts of a replacement, and the functions that give the others for a match."""
+    at = start = 0
+    while at < len(template):
+        piece: Piece = ""
+        end = at
+        if template[at] == "\\" and at + 1 < len(template):
+            piece, end = _escaped(template[at + 1]), at + 2
+        elif template[at] == "$":
+            try:
+                spec = parse_variable(template, at, catalogue)
+            except ValueError:
+                # A dollar sign that starts no variable is one.
+                spec = None
+            if spec is not None:
+                piece, end = _variable(spec.reader()), spec.end
+        if end == at:
+            at += 1
+            continue
+        yield template[start:at]
+        yield piece
+        at = start = end
+    yield template[start:]
+
+
+def _escaped(letter: str) -> Piece:
     if letter.isascii() and letter.isdigit():
-        return str(match[int(letter)] or "") if int(letter) <= match.re.groups else ""
+        number = int(letter)
+        return lambda _, match: str(match[number] or "") if number <= match.re.groups else ""
+    if letter == "u":
+        return lambda run, _: run.ruri or ""
     return {"n": "\n", "r": "\r", "t": "\t"}.get(letter, letter)
+
+
+def _variable(read: Callable[[Run], Value]) -> Piece:
+    def text(run: Run, _: Any) -> str:
+        value = read(run)
+        return "" if value is None else str(value)
+
+    return text

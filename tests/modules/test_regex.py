@@ -9,7 +9,10 @@ import pytest
 from opensipspy.module import MiError, StartError
 from opensipspy.module.testing import FakeCore, make_run, make_var, request
 from opensipspy.modules.regex import Regex
+from opensipspy.script.core import build_catalogue
 from opensipspy.script.run import Run
+from opensipspy.server.logs import L_INFO
+from opensipspy.server.services import Services
 from tests.modules.asynchronous import in_loop
 
 FILE = """### agents
@@ -120,12 +123,33 @@ async def test_matching_over_management() -> None:
     ],
 )
 def test_substituting(text: str, expression: str, expected: str) -> None:
-    _, module, _ = made()
-    assert module.pcre_subst(text, expression) == expected
+    _, module, run = made()
+    assert module.pcre_subst(run, text, expression) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("/b/[\\u]/", "a[sip:bob@example.org]c"),
+        ("/b/$rm-$var(x)$var(none)-/", "aINVITE-y-c"),
+        ("/b/$(var(x){s.len})$/", "a1$c"),
+        ("/b/\\$rm/", "a$rmc"),
+        ("/(b)/\\0\\1\\9\\q/", "abbqc"),
+        ("/b/$nothing $/", "a$nothing $c"),
+        ("/b/\\t\\n/", "a\t\nc"),
+    ],
+)
+def test_variables_and_the_request_uri_in_a_replacement(expression: str, expected: str) -> None:
+    """Manual, pcre.subst: \\0 to \\9, \\n, \\r, \\t, \\u for the request URI and pseudo-variables."""
+    core, module, run = made()
+    core.catalogue = build_catalogue(Services(L_INFO, {}))
+    run.vars["x"] = "y"
+    for _ in range(2):
+        assert module.pcre_subst(run, "abc", expression) == expected
 
 
 @pytest.mark.parametrize("expression", ["", "/a", "/a/b", "/a/b/q", "abc", "/(/b/"])
 def test_a_faulty_substitution_is_refused(expression: str) -> None:
-    _, module, _ = made()
+    _, module, run = made()
     with pytest.raises(ValueError, match=r"\w"):
-        module.pcre_subst("a", expression)
+        module.pcre_subst(run, "a", expression)
