@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from opensipspy import sip
+from opensipspy.management import MiError
 from opensipspy.net import DnsClient, Record, Resolver, ResolverSettings
 from opensipspy.net.transport import Transport
 from opensipspy.script import kinds
@@ -782,9 +783,10 @@ class Simulation:
 
     def statistic(self, name: str) -> int:
         """The value of a statistic, "core:rcv_requests" or "rcv_requests". Raises LookupError."""
-        found = self.command("get_statistics", {"statistics": [name]})
-        if not found:
-            raise LookupError(f"there is no statistic {name!r}")
+        try:
+            found = self.command("get_statistics", {"statistics": [name]})
+        except MiError as error:
+            raise LookupError(f"there is no statistic {name!r}") from error
         return int(next(iter(found.values())))
 
     def resolve(self, name: str, *addresses: str) -> None:
