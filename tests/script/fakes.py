@@ -144,25 +144,32 @@ class FakeServices(ScriptServices):
         return storage == "local"
 
     def cache_fetch(self, storage: str, key: str) -> str | None:
+        if key == "down":
+            raise OSError("the store does not answer")
         return self.store.get(key)
 
     def cache_counter(self, storage: str, key: str) -> int | None:
         return self.counters.get(key)
 
-    def cache_store(self, storage: str, key: str, value: str, expire_s: int) -> bool:
+    def cache_store(self, storage: str, key: str, value: str, expire_s: int) -> None:
+        if key == "down":
+            raise OSError("the store does not answer")
         self.store[key] = value
-        return True
 
     def cache_remove(self, storage: str, key: str) -> bool:
         self.store.pop(key, None)
         return True
 
-    async def cache_add(self, storage: str, key: str, amount: int, expire_s: int) -> int | None:
+    async def cache_add(self, storage: str, key: str, amount: int, expire_s: int) -> int:
+        if key == "down":
+            raise OSError("the store does not answer")
         self.counters[key] = self.counters.get(key, 0) + amount
         return self.counters[key]
 
-    def cache_raw(self, storage: str, query: str) -> list[list[Value]] | None:
-        return [["a", 1], ["b", 2]] if query == "rows" else None
+    def cache_raw(self, storage: str, query: str) -> list[list[Value]]:
+        if query == "nonsense":
+            raise OSError("the store does not know that")
+        return [["a", 1], ["b", 2]] if query == "rows" else []
 
     def blacklist_known(self, name: str) -> bool:
         return name == "pstn"

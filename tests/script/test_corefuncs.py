@@ -414,6 +414,19 @@ def test_a_raw_query_fills_avps_with_the_first_row_on_top() -> None:
         bench.call("cache_raw_query", "local", "rows", "$var(x)")
 
 
+def test_a_store_that_fails_gives_minus_one_and_one_line() -> None:
+    bench = Caller()
+    value = bench.ref("$avp(v)")
+    assert bench.call("cache_fetch", "local", "down", value) == -1
+    assert bench.call("cache_store", "local", "down", "v") == -1
+    assert bench.call("cache_add", "local", "down", 1, 0) == -1
+    assert bench.call("cache_sub", "local", "down", 1, 0) == -1
+    assert bench.call("cache_raw_query", "local", "nothing", "$avp(word)") == -2
+    lines = [line for line in bench.log.splitlines() if "does not answer" in line]
+    assert len(lines) == 4
+    assert "cache_sub(local)" in lines[3]
+
+
 def test_a_store_that_no_module_serves_is_found_at_load() -> None:
     bench = Caller()
     with pytest.raises(ValueError, match="no loaded module"):

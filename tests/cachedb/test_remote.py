@@ -1,0 +1,209 @@
+"""Stores behind a network, with a made-up back-end: who waits, what is tried again, what the log says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from opensipspy.cachedb import CacheError, Limits, RemoteCacheDb, parse_url, remote
+
+
+class Away(Exception):
+    """The back-end cannot be reached."""
+
+
+class Backend(RemoteCacheDb):
+    """away: nothing works. silent: nothing is answered. breaks: so many operations lose their connection."""
+
+    def __init__(self, **limits: float) -> None:
+        super().__init__(parse_url("test:g://me:secret@h/"), Limits(**limits))
+        self.away = False
+        self.silent = False
+        self.breaks = 0
+        self.opened = 0
+        self.asked = 0
+
+    async def open_client(self) -> None:
+        self.opened += 1
+        await self.greet()
+
+    async def close_client(self) -> None:
+        pass
+
+    async def greet(self) -> None:
+        await self._answer()
+
+    def explain(self, error: Exception) -> CacheError | None:
+        if isinstance(error, Away):
+            return CacheError(f"{self.url}: away", transient=True)
+        return CacheError("refused") if isinstance(error, ValueError) else None
+
+    async def _answer(self) -> None:
+        if self.silent:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        if self.away:
+            raise Away
+
+    async def fetch(self, key: str) -> str | None:
+        async def work() -> str:
+            self.asked += 1
+            await self._answer()
+            if self.breaks:
+                self.breaks -= 1
+                raise Away
+            if key == "bad":
+                raise ValueError
+            if key == "bug":
+                raise KeyError(key)
+            return key
+
+        return await self.ask(work, "GET", repeatable=key != "once")
+
+    async def store(self, key: str, value: str | int, expire_s: int = 0) -> None:
+        raise NotImplementedError
+
+    async def remove(self, key: str) -> bool:
+        raise NotImplementedError
+
+    async def add(self, key: str, amount: int, expire_s: int = 0) -> int:
+        raise NotImplementedError
+
+
+def play(backend: Backend, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        try:
+            await scenario()
+        finally:
+            await backend.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    monkeypatch.setattr(remote, "FIRST_RETRY_S", 0.01)
+    return Backend(query_s=0.05, connect_s=0.05)
+
+
+def test_those_who_come_together_share_one_connection(backend: Backend) -> None:
+    async def scenario() -> None:
+        assert await asyncio.gather(*(backend.fetch(f"k{n}") for n in range(50))) == [f"k{n}" for n in range(50)]
+        assert backend.opened == 1
+        assert (backend.operations, backend.failures) == (50, 0)
+
+    play(backend, scenario)
+
+
+def test_what_does_no_harm_is_done_once_more(backend: Backend) -> None:
+    async def scenario() -> None:
+        backend.breaks = 1
+        assert await backend.fetch("k") == "k"
+        assert backend.available
+        backend.breaks = 1
+        with pytest.raises(CacheError):
+            await backend.fetch("once")
+
+    play(backend, scenario)
+
+
+def test_a_refusal_is_no_outage(backend: Backend) -> None:
+    async def scenario() -> None:
+        with pytest.raises(CacheError, match="refused"):
+            await backend.fetch("bad")
+        assert backend.available
+        assert backend.failures == 1
+
+    play(backend, scenario)
+
+
+def test_our_own_mistakes_are_not_hidden(backend: Backend) -> None:
+    async def scenario() -> None:
+        with pytest.raises(KeyError):
+            await backend.fetch("bug")
+        assert backend.available
+
+    play(backend, scenario)
+
+
+def test_an_outage_is_said_once_and_nobody_waits(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        await backend.fetch("k")
+        backend.away = True
+        results = await asyncio.gather(*(backend.fetch("k") for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(r, CacheError) and r.transient for r in results)
+        asked = backend.asked
+        for _ in range(10):
+            with pytest.raises(CacheError, match="not available"):
+                await backend.fetch("k")
+        assert backend.asked == asked
+        backend.away = False
+        while not backend.available:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.005)
+        assert await backend.fetch("k") == "k"
+
+    with caplog.at_level(logging.WARNING):
+        play(backend, scenario)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "secret" not in caplog.text
+
+
+def test_silence_is_an_outage(backend: Backend) -> None:
+    async def scenario() -> None:
+        await backend.fetch("k")
+        backend.silent = True
+        with pytest.raises(CacheError, match="no answer to GET"):
+            await backend.fetch("k")
+        with pytest.raises(CacheError, match="not available"):
+            await backend.fetch("k")
+        backend.silent = False
+        while not backend.available:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    play(backend, scenario)
+
+
+def test_a_connection_that_hangs_is_given_up(backend: Backend) -> None:
+    async def scenario() -> None:
+        backend.silent = True
+        with pytest.raises(CacheError, match="no connection in"):
+            await backend.connect()
+        with pytest.raises(CacheError, match="not available"):
+            await backend.connect()
+
+    play(backend, scenario)
+
+
+def test_so_many_may_wait_and_no_more(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "MAX_WAITING", 5)
+
+    async def scenario() -> None:
+        results = await asyncio.gather(*(backend.fetch("k") for _ in range(8)), return_exceptions=True)
+        assert [isinstance(result, CacheError) for result in results] == [False] * 5 + [True] * 3
+
+    play(backend, scenario)
+
+
+def test_one_who_goes_away_leaves_the_others(backend: Backend) -> None:
+    async def scenario() -> None:
+        first = asyncio.ensure_future(backend.fetch("a"))
+        second = asyncio.ensure_future(backend.fetch("b"))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == "b"
+
+    play(backend, scenario)
+
+
+def test_slow_operations_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    backend = Backend(slow_s=1e-9)
+
+    async def scenario() -> None:
+        await backend.fetch("k")
+        assert backend.slow == 1
+
+    play(backend, scenario)
+    assert "GET took" in caplog.text
