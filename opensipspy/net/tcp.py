@@ -191,6 +191,8 @@ class TcpConnection(asyncio.Protocol):
         self._framer: Feeder = StreamFramer(settings.limits)
         self._expects_proxy = not outgoing and owner.expects_proxy(socket)
         self._preface = b""
+        # Whether the WebSocket handshake of ours has begun: more of TLS may come before its answer.
+        self._asked = False
         # Nothing stands between the network and the messages.
         self._plain = not self._expects_proxy
 
@@ -303,7 +305,8 @@ class TcpConnection(asyncio.Protocol):
         web = self.web
         if web is None:
             self.owner.connection_ready(self)
-        elif self.outgoing and not web.ready:
+        elif self.outgoing and not self._asked:
+            self._asked = True
             web.start()
             self._say(web.outgoing())
 
