@@ -426,23 +426,35 @@ def test_a_stop_without_database_tells_what_is_missing(caplog: pytest.LogCapture
 def test_a_full_queue_writes_the_record_to_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bounded queue: what does not fit is in the log, in full."""
+    """A bounded queue: what does not fit is in the log, in full, counted, and told as an alarm until it is over."""
     monkeypatch.setattr("opensipspy.db.database.MAX_QUEUED_WRITES", 1)
     database = MemoryDatabase()
     core = loaded({URL: database}, db_url=URL)
 
     async def scenario() -> None:
         database.away = True
-        for number in range(2):
+        for number in range(3):
             call = Call(core, request(call_id=f"call-{number}"))
             call.do("do_accounting", "db")
             call.answered(200)
+        acc, group = core.module("acc"), core.status.group("acc")
+        assert isinstance(acc, Acc)
+        assert group is not None
+        assert not group["main"].ready
+        assert group["main"].details.startswith("2 records are in the log only")
+        assert (acc.lost_records.read(), acc.queued_writes.read()) == (2, 1)
         database.away = False
+        await database.flush()
+        call = Call(core, request(call_id="call-3"))
+        call.do("do_accounting", "db")
+        call.answered(200)
+        assert group["main"].ready
         await database.flush()
 
     asyncio.run(scenario())
-    assert [row["callid"] for row in database.tables["acc"]] == ["call-0"]
+    assert [row["callid"] for row in database.tables["acc"]] == ["call-0", "call-3"]
     assert "call_id=call-1;code=200" in caplog.text
+    assert "call_id=call-2;code=200" in caplog.text
 
 
 def test_long_identifiers_fit_a_strict_back_end() -> None:

@@ -3,7 +3,8 @@
 do_accounting() only marks. The record is made when the transaction tells that its final response went upstream, once;
 a missed call when all destinations of an INVITE have failed, before the failure route can try others. Records for the
 database go through its write-behind queue, which is retried while the database is away; what cannot even be queued
-is written to the log in full, as an alarm, so that no record vanishes without a trace.
+is written to the log in full, as an alarm, so that no record vanishes without a trace: the statistic `lost_records`
+counts them, and the status report of the group `acc` (E_CORE_SR_STATUS_CHANGED) tells when it begins and when it ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from opensipspy.db import Column, Database, DatabaseError, DbValue, Index, Insert, Table, auto_id
-from opensipspy.module import Event, Fixup, Module, Param, ParamError, Requires, Wants, script_function, variable
+from opensipspy.module import Event, Fixup, Module, Param, ParamError, Requires, Stat, Wants, script_function, variable
 from opensipspy.modules.rr.api import RrApi
 from opensipspy.modules.tm.api import FAILURE as TM_FAILURE
 from opensipspy.modules.tm.api import LOCAL_COMPLETED, RESPONSE_OUT, TmApi, Transaction
@@ -31,6 +32,9 @@ CONTEXT: Final = "acc"
 """Key in `run.ctx`; the value is a `Context`."""
 ROUTES: Final = REQUEST | FAILURE | BRANCH | LOCAL
 LOG, DB, EVI = (1 << place for place in range(len(BACKENDS)))
+STATUS_GROUP: Final = "acc"
+STATUS_READY: Final = 1
+STATUS_LOSING: Final = -1
 ALL_BACKENDS: Final = LOG | DB | EVI
 FLAGS: Final = {"missed": 1, "failed": 2}
 SIZES: Final = {"method": 16, "from_tag": 64, "to_tag": 64, "callid": 64, "sip_code": 3, "sip_reason": 32}
@@ -110,6 +114,9 @@ class Acc(Module):
     acc_sip_reason_column = Param(str, "sip_reason", "Column of the reason phrase.")
     acc_time_column = Param(str, "time", "Column of the time of the record.")
 
+    lost_records = Stat("Rows that the database's full queue did not take; the log has them.", no_reset=True)
+    queued_writes = Stat("Writes that the database of the records does not have yet.", computed="waiting")
+
     answered_event = Event("E_ACC_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info"))
     missed_event = Event(
         "E_ACC_MISSED_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info", "created", "setuptime")
@@ -120,7 +127,7 @@ class Acc(Module):
         self._legs = Fields()
         self._db: Database | None = None
         self._rr: RrApi | None = None
-        self._lost = 0
+        self._alarmed = False
         super().__init__(**params)
 
     def set_extra_fields(self, value: str) -> None:
@@ -156,8 +163,11 @@ class Acc(Module):
             await self._db.flush()
         except DatabaseError as error:
             self.core.log.critical("acc: the database did not take the last writes (%d): %s", self._db.queued, error)
-        if self._lost:
-            self.core.log.critical("acc: %d records went to the log instead of the database", self._lost)
+        if self.lost_records.read():
+            self.core.log.critical("acc: %d records went to the log instead of the database", self.lost_records.read())
+
+    def waiting(self) -> int:
+        return self._db.queued if self._db is not None else 0
 
     # --- marking
 
@@ -415,11 +425,18 @@ class Acc(Module):
         try:
             self._db.write_later(*rows)
         except DatabaseError as error:
-            self._lost += len(rows)
+            self.lost_records.inc(len(rows))
+            self._alarmed = True
+            self.core.status.set_status(
+                STATUS_GROUP, STATUS_LOSING, f"{self.lost_records.read()} records are in the log only: {error}"
+            )
             line = record.line(self._extra.names["db"], self._legs.names["db"])
             alarm = {"script": True, "facility": self.log_facility}
             self.core.log.critical("acc: not in table %s: %s: %s", table, error, line, extra=alarm)
             return False
+        if self._alarmed:
+            self._alarmed = False
+            self.core.status.set_status(STATUS_GROUP, STATUS_READY, "the database's queue takes records again")
         return True
 
     def _rows(self, record: Record, missed: bool) -> Iterable[dict[str, DbValue]]:
