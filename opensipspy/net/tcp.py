@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, Protocol, cast
 
 from opensipspy import sip
+from opensipspy.module.paths import ALIAS_ALWAYS, ALIAS_ASKED, TcpPaths
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header, write_header
 from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Traffic, Transport
 from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
@@ -35,11 +36,6 @@ ACCEPT_REST_S: Final = 1.0
 LINGER_S: Final = 1.0
 # Names that one connection may have.
 MOST_NAMES: Final = 8
-
-# What `tcp_mgm` calls the alias mode of a path.
-ALIAS_NEVER: Final = 0
-ALIAS_ASKED: Final = 1
-ALIAS_ALWAYS: Final = 2
 
 
 class Secure(Protocol):
@@ -439,8 +435,8 @@ class TcpTransport(Transport):
         self.framing_errors = 0
         self.failed_handshakes = 0
         self.budget = budget or Budget()
-        # What a connection's settings are, by listening point, address and port, where that is not all the same.
-        self.profile: Callable[[Socket, str, int, TcpSettings], TcpSettings] | None = None
+        # What a connection's settings are, where that depends on who is at its ends.
+        self.paths: TcpPaths | None = None
         self._loop = loop
         self._listeners: dict[Socket, os_socket.socket] = {}
         self._options: dict[Socket, SocketOptions] = {}
@@ -585,7 +581,15 @@ class TcpTransport(Transport):
 
     def settings_for(self, socket: Socket, address: str, port: int) -> TcpSettings:
         """What counts between a listening point and an address."""
-        return self.settings if self.profile is None else self.profile(socket, address, port, self.settings)
+        if self.paths is None:
+            return self.settings
+        found = self.paths.find(self.proto, socket.address, socket.port, address, port)
+        if found is None:
+            return self.settings
+        changes = dict(vars(found))
+        if found.max_chunks < 0:
+            del changes["max_chunks"]
+        return self.settings.but(**changes)
 
     def _add_key(self, connection: TcpConnection, port: int) -> None:
         key = (connection.socket.proto, connection.peer.address, port)
@@ -606,7 +610,7 @@ class TcpTransport(Transport):
 
     def takes_alias(self, peer: Peer, asked: bool, default: bool) -> bool:
         """Whether requests may go back over a peer's connection: asked by it (RFC 5923), default: the script's word."""
-        if self.profile is None:
+        if self.paths is None:
             return asked and default
         connection = self.find(peer)
         mode = connection.settings.alias_mode if connection is not None else -1

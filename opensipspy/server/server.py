@@ -319,6 +319,7 @@ class Server:
         made = Transports(settings, self.loaded.modules, self.steps.receive, self.core.loop)
         for proto, transport in made.make(self.steps.limits, self.options.receive_buffer_bytes).items():
             self.network.add_transport(proto, transport)
+        self.steps.alias_profiles = "tcp_mgm" in self.loaded.modules
         self.core.tls_choices = tls_choices(self.loaded.modules.get("tls_mgm"))
         ports = {
             getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
 from opensipspy.module import Module
+from opensipspy.module.paths import TcpPaths
 from opensipspy.module.tls import TlsDomains
 from opensipspy.net import (
     Budget,
@@ -45,6 +46,7 @@ class Transports:
 
     def make(self, limits: sip.Limits, receive_buffer_bytes: int = 0) -> dict[int, Transport]:
         """Protocol -> transport. Raises StartError."""
+        paths = self._paths()
         found: dict[int, Transport] = {}
         for name, make in (
             ("proto_udp", self._udp),
@@ -56,8 +58,16 @@ class Transports:
         ):
             module = self._modules.get(name)
             if module is not None:
-                found[module.protocol] = make(module, limits, receive_buffer_bytes)  # type: ignore[attr-defined]
+                transport = make(module, limits, receive_buffer_bytes)
+                if isinstance(transport, TcpTransport):
+                    transport.paths = paths
+                found[module.protocol] = transport  # type: ignore[attr-defined]
         return found
+
+    def _paths(self) -> TcpPaths | None:
+        module = self._modules.get("tcp_mgm")
+        offered = module.api() if module is not None else None
+        return offered if isinstance(offered, TcpPaths) else None
 
     def _udp(self, module: Any, limits: sip.Limits, receive_buffer_bytes: int) -> Transport:
         settings = self._settings
