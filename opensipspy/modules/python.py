@@ -31,6 +31,8 @@ SLOW_S: Final = 0.05
 """A plain function that takes longer is named in the log, once."""
 MAX_FORMATS: Final = 1000
 """Texts with variables in them that are kept parsed."""
+MAX_FRAMES: Final = 20
+"""Places of a failure that are logged, the innermost ones."""
 HELPER_MODULE: Final = "OpenSIPS"
 """What the operator's file imports the log functions from."""
 LOG_FUNCTIONS: Final = {
@@ -401,10 +403,10 @@ class Python(Module):
         return -1
 
     def _raised(self, name: str, error: BaseException) -> int:
-        lines = "".join(traceback.format_list(_own_frames(error)))
-        self.core.log.error(
-            "python_exec(): %s failed: %s: %.500s\n%s", name, type(error).__name__, error, lines.rstrip("\n")
-        )
+        self.core.log.error("python_exec(): %s failed: %s: %.500s", name, type(error).__name__, error)
+        # A record for each place, the innermost last: a log has lines, and a record is one of them.
+        for frame in _own_frames(error)[-MAX_FRAMES:]:
+            self.core.log.error("  %s:%s, in %s: %s", frame.filename, frame.lineno, frame.name, frame.line)
         return -1
 
 

@@ -230,7 +230,7 @@ def test_an_exception_is_logged_with_the_operators_own_lines(tmp_path: Path, cap
         assert lab.exec(method) == -1
         assert "KeyError" in caplog.text
         assert 'return table["missing"]' in caplog.text
-        assert f'{lab.path}", line 11, in inner' in caplog.text
+        assert f"{lab.path}:11, in inner: " in caplog.text
         assert "opensipspy/modules/python.py" not in caplog.text
         assert "asyncio" not in caplog.text.partition("Traceback")[0].partition("KeyError")[2]
     assert lab.exec("leaves") == -1
