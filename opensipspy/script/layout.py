@@ -224,8 +224,7 @@ class _Printer:
         word = self.word
         if word.kind == "SEMI":
             # Behind a block or a line that needs none.
-            self.at += 1
-            self.word.comments[:0] = word.comments
+            self._skip(word)
             return
         if word.kind in ("ROUTE", "BLOCK"):
             self._lead(word)
@@ -241,6 +240,12 @@ class _Printer:
         else:
             self._lead(word)
             self._setting(self._top_end())
+
+    def _skip(self, word: Word) -> None:
+        """Leave a word out; what stands before it goes to the next."""
+        self.at += 1
+        self.word.comments[:0] = word.comments
+        self.word.blank |= word.blank
 
     def _gap_after_block(self, after: Word) -> None:
         first = next((c for c in after.comments if c.own_line), None)
@@ -269,19 +274,13 @@ class _Printer:
         """A global parameter: its value has forms of its own and is copied."""
         words = self.words[self.at : end]
         self.at = end
-        if len(words) < 3:
-            self._emit(" ".join(word.text for word in words))
-            return
-        tail = ";" if words[-1].kind == "SEMI" and len(words) > 3 else ""
-        values = words[2:-1] if tail else words[2:]
-        name = self._with_comments(words[:2])
-        for word in words[3:]:
+        noted = any(word.comments for word in words[1:])
+        for word in words:
             word.comments = []
-        between = "".join(f"{comment.text} " for comment in values[0].comments)
-        self._emit(f"{name}{between}{self.source[values[0].start : values[-1].end]}{tail}")
-
-    def _with_comments(self, words: Sequence[Word]) -> str:
-        return "".join("".join(f"{c.text} " for c in word.comments) + word.text for word in words)
+        if noted or len(words) < 3:
+            self._emit(self.source[words[0].start : words[-1].end])
+            return
+        self._emit(f"{words[0].text}={self.source[words[2].start : words[-1].end]}")
 
     # -- statements
 
@@ -310,8 +309,9 @@ class _Printer:
         self.depth += 1
         first = True
         while self.word.kind != "RBRACE":
+            before = len(self.lines)
             self._statement(first)
-            first = False
+            first = first and len(self.lines) == before
         self._close()
 
     def _close(self) -> None:
@@ -330,8 +330,7 @@ class _Printer:
         word = self.word
         if not prefix:
             if word.kind == "SEMI":
-                self.at += 1
-                self.word.comments[:0] = word.comments
+                self._skip(word)
                 return
             self._lead(word, blank=not first)
         if word.kind in ("IF", "WHILE", "FOR"):
@@ -440,8 +439,9 @@ class _Printer:
             self.depth += 1
             inner = True
             while self.word.kind not in ("CASE", "DEFAULT", "RBRACE"):
+                before = len(self.lines)
                 self._statement(inner)
-                inner = False
+                inner = inner and len(self.lines) == before
             self.depth -= 1
         self._close()
 

@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from opensipspy.cli.main import main
+from opensipspy.script import Finding
+from opensipspy.script.errors import Pos
+from opensipspy.script.sarif import sarif
+from opensipspy.server.load import examine
+from opensipspy.server.options import Options
+from tests.script.test_check import expectations
+
+WHOLE = Path(__file__).parents[1] / "script" / "cfg" / "whole"
 
 GOOD = """
 socket=udp:127.0.0.1:5060
@@ -110,3 +118,95 @@ def test_standard_input_and_the_preprocessor(
     assert "-:7:5: error" in capsys.readouterr().out
     script.write_text(GOOD.replace("200", "CODE"))
     assert main(["check", "-p", "sed s/CODE/200/", str(script)]) == 0
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in WHOLE.glob("*.cfg")))
+def test_what_is_told_of_whole_scripts(name: str) -> None:
+    """With real modules: each finding is expected on its own line, and nothing else is told."""
+    options = Options()
+    options.script = str(WHOLE / name)
+    findings, source = examine(options)
+    wanted = expectations((WHOLE / name).read_text(encoding="utf-8"))
+    shown = "\n".join(finding.render(source) for finding in findings)
+    assert [(f.line, f.severity) for f in findings] == [(line, severity) for line, severity, _ in wanted], shown
+    for finding, (_line, _severity, part) in zip(findings, wanted, strict=True):
+        assert part in finding.message, shown
+
+
+def test_what_the_c_server_refuses_is_an_error_when_strict(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.write_text('loadmodule "proto_tcp.so"\n' + GOOD)
+    assert main(["check", str(script)]) == 0
+    assert "warning: module proto_tcp is loaded" in capsys.readouterr().out
+    assert main(["check", "--strict", str(script)]) == 1
+    assert "error: module proto_tcp is loaded" in capsys.readouterr().out
+
+
+def test_a_rule_can_be_disabled_and_an_error_cannot(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.write_text(GOOD + "route[unused] { exit; }\n")
+    assert main(["check", "--strict", "--disable", "unused-route", str(script)]) == 0
+    script.write_text(GOOD.replace("send_reply", "send_replay"))
+    assert main(["check", "--disable", "unknown-function", str(script)]) == 1
+    capsys.readouterr()
+
+
+def test_a_comment_takes_a_warning_back(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.write_text(GOOD + "# opensipspy: ignore[unused-route]\nroute[unused] { exit; }\n")
+    assert main(["check", "--strict", str(script)]) == 0
+    assert "valid" in capsys.readouterr().out
+
+
+def test_sarif(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SARIF 2.1.0: version, runs, tool.driver.name, message.text are required; ruleIndex points at the rule."""
+    script.write_text(TEN)
+    assert main(["check", "--sarif", str(script)]) == 1
+    log = json.loads(capsys.readouterr().out)
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert run["tool"]["driver"]["name"] == "opensipspy"
+    assert len(run["results"]) == len(PLACES)
+    for result, (line, column, message) in zip(run["results"], PLACES, strict=True):
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] == "error"
+        assert message in result["message"]["text"]
+        (location,) = result["locations"]
+        place = location["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == script.as_uri()
+        assert (place["region"]["startLine"], place["region"]["startColumn"]) == (line, column)
+
+
+def test_sarif_names_relative_files_as_uris() -> None:
+    log = sarif([Finding(Pos("a b/x.cfg", 1, 1), "note", "x", "m", "h")], "1")
+    (result,) = log["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b/x.cfg"
+    assert (result["level"], result["message"]["text"]) == ("note", "m (h)")
+
+
+def test_colours_and_the_summary_of_several_scripts(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script.write_text(GOOD + "route[unused] { exit; }\n")
+    assert main(["check", "--color", "always", "--rules", str(script), str(script)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[1;33mwarning:\x1b[0m no statement calls route[unused] [unused-route]" in out
+    assert out.endswith("2 scripts: 0 errors, 2 warnings\n")
+    assert main(["check", str(script)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_fix_rewrites_in_place_and_keeps_the_old_one(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = GOOD.replace("socket=", "listen=").replace("send_reply(200", 'send_reply("200"')
+    script.write_text(old)
+    script.chmod(0o640)
+    assert main(["check", "--fix", "--diff", str(script)]) == 0
+    out = capsys.readouterr().out
+    assert "-listen=udp:127.0.0.1:5060\n+socket=udp:127.0.0.1:5060\n" in out
+    assert script.read_text() == old
+    assert main(["check", "--fix", str(script)]) == 0
+    assert script.read_text() == GOOD
+    assert script.stat().st_mode & 0o777 == 0o640
+    kept = script.with_name("test.cfg.orig")
+    assert kept.read_text() == old
+    kept.unlink()
+    script.write_text(old)
+    assert main(["check", "--fix", "--no-orig", str(script)]) == 0
+    assert not kept.exists()
+    assert [path.name for path in script.parent.iterdir()] == ["test.cfg"]
