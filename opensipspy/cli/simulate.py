@@ -166,7 +166,8 @@ class TextReport:
     def __init__(self, site: Simulation, full: bool) -> None:
         self._site = site
         self._full = full
-        self._runs: list[Run] = []
+        # What modules load at their start is not these messages' business.
+        self._began = len(site.lookups)
 
     def message(self, packet: Packet, outcome: Outcome) -> None:
         print(f"== {packet.name}: {packet.first_line}  from {packet.source}")
@@ -194,9 +195,10 @@ class TextReport:
                 print("\n".join("  | " + line for line in sent.text.rstrip("\r\n").split("\r\n")))
 
     def end(self) -> None:
-        unanswered = [lookup for lookup in self._site.lookups if not lookup.answered]
+        unanswered = [lookup for lookup in self._site.lookups[self._began :] if not lookup.answered]
         if unanswered:
-            print("== not answered: " + "; ".join(dict.fromkeys(f"{each.kind} {each.question}" for each in unanswered)))
+            told = dict.fromkeys(f"{each.kind} {noted.clip(each.question)}" for each in unanswered)
+            print("== not answered: " + "; ".join(told))
 
 
 class JsonReport:

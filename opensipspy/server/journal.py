@@ -146,14 +146,17 @@ def clip(text: str) -> str:
 def render(entries: Iterable[Entry], lines_of: Callable[[str], Sequence[str]], main: str = "") -> list[str]:
     """The entries as lines to read. main: the file whose name is not told."""
     out: list[str] = []
-    route, file = "", main
+    route, file, line = "", main, 0
     for entry in entries:
         if entry.kind == STATEMENT_RAN:
             if (entry.route, entry.file) != (route, file):
-                route, file = entry.route, entry.file
+                route, file, line = entry.route, entry.file, 0
                 out.append(f"  {route}" + (f"  ({file})" if file != main else ""))
             source = lines_of(entry.file)
-            text = source[entry.line - 1].strip() if 0 < entry.line <= len(source) else entry.text
+            # A second statement of the same line is told by itself.
+            whole = 0 < entry.line <= len(source) and entry.line != line
+            text = source[entry.line - 1].strip() if whole else entry.text
+            line = entry.line
             out.append(f"  {entry.line:5}  {'  ' * entry.depth}{text}")
         elif entry.kind in (CONDITION, CASE):
             out.append(f"           {'  ' * entry.depth}? {entry.text}: {entry.answer}")
@@ -167,7 +170,7 @@ def render(entries: Iterable[Entry], lines_of: Callable[[str], Sequence[str]], m
             out.append(f"  {entry.kind:7}  {entry.text}")
         elif entry.kind == TIMER:
             out.append(f"  timer    {entry.at_s:.3f} s  {entry.text}")
-            route = ""
+            route, line = "", 0
         else:
             out.append(f"  {entry.kind:7}  {entry.at_s:.3f} s  {entry.text}")
     return out

@@ -285,6 +285,83 @@ def test_a_breakpoint_that_cannot_be_says_why(site: Callable[..., Site], tmp_pat
         assert not beyond["verified"]
 
 
+RELAYING = """\
+log_level=3
+stderror_enabled=yes
+syslog_enabled=no
+socket=udp:127.0.0.1:PORT
+loadmodule "proto_udp.so"
+loadmodule "sl.so"
+loadmodule "tm.so"
+loadmodule "signaling.so"
+loadmodule "cfgutils.so"
+
+route {
+    t_on_branch("out");
+    t_on_reply("back");
+    t_on_failure("failed");
+    $du = "sip:127.0.0.1:CALLEE";
+    t_relay();
+}
+branch_route[out] {
+    xlog("L_NOTICE", "in the branch\\n");
+}
+onreply_route[back] {
+    xlog("L_NOTICE", "in the reply\\n");
+}
+failure_route[failed] {
+    t_reply(603, "Declined");
+}
+"""
+
+
+def test_a_call_is_held_in_branch_reply_and_failure_routes(
+    start_server: Callable[..., ServerProcess], free_port: Callable[[], int]
+) -> None:
+    """What a route of any kind does comes out as without a debugger, only later; nothing is sent twice."""
+    port = free_port()
+    callee, caller = Phone("callee", ("127.0.0.1", port)), Phone("caller", ("127.0.0.1", port))
+    text = RELAYING.replace("PORT", str(port)).replace("CALLEE", str(callee.port))
+    house = Site(start_server(text, "--debug-adapter", "127.0.0.1:0"), port)
+    house.phones += [callee, caller]
+    try:
+        with DapClient(house.adapter) as editor:
+            wanted = ("in the branch", "in the reply", "t_reply(603")
+            editor.begin(house.script, *[{"line": house.line(each)} for each in wanted])
+            caller.send(caller.request("OPTIONS", "sip:x@127.0.0.1"))
+            thread = editor.event("stopped")["threadId"]
+            assert editor.stack(thread)[0][0] == "branch_route[out]"
+            callee.expect_nothing(0.2)
+            editor.get("continue", threadId=thread)
+            request = callee.expect("OPTIONS")
+            callee.send(callee.reply(request, 486, "Busy"))
+            thread = editor.event("stopped")["threadId"]
+            assert editor.stack(thread) == [("onreply_route[back]", house.line("in the reply"))]
+            assert editor.read(thread, "$rs") in ('"486"', "486")
+            caller.expect_nothing(0.2)
+            editor.get("continue", threadId=thread)
+            thread = editor.event("stopped")["threadId"]
+            assert editor.stack(thread)[0] == ("failure_route[failed]", house.line("t_reply(603"))
+            editor.get("continue", threadId=thread)
+            assert caller.expect(603).status == 603
+    finally:
+        for phone in house.phones:
+            phone.close()
+
+
+def test_a_breakpoint_may_let_the_first_calls_pass(site: Callable[..., Site]) -> None:
+    house = site()
+    with DapClient(house.adapter) as editor:
+        editor.begin(house.script, {"line": house.line("$var(code) = 480"), "hitCondition": ">= 2"})
+        alice = house.phone("alice")
+        alice.send(alice.request("OPTIONS", "sip:carol@127.0.0.1"))
+        assert alice.expect(480).status == 480
+        alice.send(alice.request("OPTIONS", "sip:carol@127.0.0.1"))
+        editor.event("stopped")
+        editor.get("disconnect")
+        assert alice.expect(480).status == 480
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:4711", "192.0.2.1:4711", "4711x", "example.org:1", "unix:"])
 def test_the_adapter_listens_on_this_machine_only(address: str) -> None:
     """It has no password."""
