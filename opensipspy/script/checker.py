@@ -37,16 +37,22 @@ def _nowhere(name: str) -> str:
 
 
 def check(
-    script: Script, catalogue: Catalogue, module_of: ModuleOf = _nowhere, absent: Iterable[str] = ()
+    script: Script,
+    catalogue: Catalogue,
+    module_of: ModuleOf = _nowhere,
+    absent: Iterable[str] = (),
+    used: Iterable[tuple[int, str]] = (),
 ) -> list[Finding]:
     """All findings of a parsed script, by place.
 
     module_of(name): the module that has a function which the catalogue lacks, "" when none is known. absent: modules
-    that the script loads and this server does not have: that is said where they are loaded, not at each use.
+    that the script loads and this server does not have: that is said where they are loaded, not at each use. used:
+    (kind, name) of routes that modules run because a parameter names them.
     """
     if script.compiled:
         return []
     checker = _Checker(script, catalogue, module_of, tuple(absent))
+    checker.run_by_modules = frozenset(used)
     checker.run()
     found = checker.findings
     if not has_errors(script.findings):
@@ -73,6 +79,7 @@ class _Checker:
         # The kinds of route that a block may run in: its own, and those of its callers.
         self.runs_in: dict[int, int] = {}
         self.used: set[int] = set()
+        self.run_by_modules: frozenset[tuple[int, str]] = frozenset()
         self.variables = Variables()
 
     def error(self, pos: Pos, code: str, message: str, hint: str = "") -> None:
@@ -151,7 +158,10 @@ class _Checker:
 
     def _unused(self) -> None:
         """Named routes that nothing can reach."""
-        reached = {id(b) for b in self.script.blocks if not (b.kind == kinds.REQUEST and b.name)}
+        for block in self.script.blocks:
+            if (block.kind, block.name) in self.run_by_modules:
+                self.used.add(id(block))
+        reached = {id(b) for b in self.script.blocks if not (b.kind == kinds.REQUEST and b.name) or id(b) in self.used}
         todo = [block for block in self.script.blocks if id(block) in reached]
         while todo:
             for target in self._targets(todo.pop()):
@@ -216,8 +226,8 @@ class _Checker:
             self._writable(spec, node.target)
             source = self._variable(node.source)
             if source is not None and source.decl.index and source.index != INDEX_ALL:
-                hint = f"all of them: {_indexed(node.source.text)}"
-                self.warn(node.source.pos, "one-round", f"without [*] this loop sees one value of {source.text}", hint)
+                hint = f"over all values: {_indexed(node.source.text)}"
+                self.warn(node.source.pos, "no-rounds", f"without [*] the loop over {source.text} is skipped", hint)
             self._body(node.body, True)
         elif isinstance(node, tree.Switch):
             self._variable(node.subject)

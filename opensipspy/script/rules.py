@@ -248,6 +248,10 @@ _FREE_SETTERS: Final = (
 )  # fmt: skip
 
 
+# Programs in other languages set what they like.
+_FOREIGN: Final = ("python_", "perl_", "lua_")
+
+
 class Variables:
     """What a script reads and sets of `$var(name)` and `$avp(name)`, gathered while it is checked."""
 
@@ -285,6 +289,8 @@ class Variables:
         """Note a call of a function: some set AVPs by themselves."""
         if function.startswith(_FREE_SETTERS):
             self._any.add("$avp")
+        if function.startswith(_FOREIGN):
+            self._any.add("$var")
 
     def unknown(self) -> None:
         """Note that something may set any AVP."""

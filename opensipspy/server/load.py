@@ -233,7 +233,8 @@ def _assemble(options: Options, script: Any) -> Loaded:
             services.cachedbs.add(module)
         module.declare(catalogue)
     if not script.compiled:
-        findings += language.check(script, catalogue, ModuleOf(script.mpath), _absent(script, modules))
+        used = [route for module in modules.values() for route in module.routes_used()]
+        findings += language.check(script, catalogue, ModuleOf(script.mpath), _absent(script, modules), used)
         findings += _transports(script, modules)
         findings = silenced(findings, script.file_lines)
     if has_errors(findings):

@@ -123,3 +123,11 @@ route[resumed] { launch(maybe(1)); omit("a", , 3); return(-1, $avp(x)); }
 failure_route[failed] { for ($var(v) in $(avp(x)[*])) xlog("$var(v)" "\n"); }
 """
     assert Lab().findings(text) == []
+
+
+def test_a_route_that_a_module_runs_is_used() -> None:
+    lab = Lab()
+    script = lab.parse("route { exit; }\nroute[a] { route(b); }\nroute[b] { exit; }\nfailure_route[f] { exit; }\n")
+    used = [(kinds.REQUEST, "a"), (kinds.FAILURE, "f")]
+    assert check(script, lab.catalogue, used=used) == []
+    assert [f.code for f in check(script, lab.catalogue)] == ["unused-route"] * 3
