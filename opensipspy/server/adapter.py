@@ -197,7 +197,10 @@ class Session(Client):
         while not self._ended:
             head = await reader.readuntil(b"\r\n\r\n")
             length = content_length(head)
-            message = json.loads(await reader.readexactly(length))
+            try:
+                message = json.loads(await reader.readexactly(length))
+            except RecursionError as error:
+                raise ValueError("the message is nested too deep") from error
             if not isinstance(message, dict):
                 raise ValueError("a message is a JSON object")
             if message.get("type") == "request":
@@ -236,7 +239,7 @@ class Session(Client):
             self.send({**answer, "success": True, "body": body or {}})
         except (Refused, ExpressionError) as error:
             self.send({**answer, "success": False, "message": str(error)})
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             self.send({**answer, "success": False, "message": f"{command}: the arguments are not understood: {error}"})
         # What has to come after the answer.
         if command == "initialize":
@@ -497,15 +500,24 @@ class Session(Client):
 
 
 def content_length(head: bytes) -> int:
-    """The length that a message's header gives. Raises ValueError."""
-    for line in head.split(b"\r\n"):
+    """The length that a message's header gives. Raises ValueError.
+
+    Other fields than the protocol's are refused: a web page that lets a browser POST to this port must not get through.
+    """
+    length = 0
+    for line in head.rstrip(b"\r\n").split(b"\r\n"):
         name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length":
+        field = name.strip().lower()
+        if field == b"content-length":
             text = value.strip()
-            if not text.isdigit() or not 0 < int(text) <= LONGEST_MESSAGE:
-                break
-            return int(text)
-    raise ValueError(f"a message begins with Content-Length, 1 to {LONGEST_MESSAGE}")
+            if not text.isdigit() or len(text) > len(str(LONGEST_MESSAGE)) or not 0 < int(text) <= LONGEST_MESSAGE:
+                raise ValueError(f"Content-Length is 1 to {LONGEST_MESSAGE}")
+            length = int(text)
+        elif field != b"content-type":
+            raise ValueError("a message begins with Content-Length, and has no other fields")
+    if not length:
+        raise ValueError("a message begins with Content-Length")
+    return length
 
 
 def source(file: str) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from opensipspy.server.adapter import parse_address
+from opensipspy.module.testing import FakeCore
+from opensipspy.server.adapter import DebugAdapter, parse_address
+from opensipspy.server.debugger import Debugger
+from opensipspy.server.stepper import Stepper
 from tests.scenarios.peer import Phone, until
 from tests.scenarios.server import ServerProcess
 from tests.server.dap import DapClient
@@ -266,6 +270,41 @@ def test_a_second_client_and_bytes_that_are_no_message_are_sent_away(site: Calla
         editor.socket.sendall(b"Content-Length: 99999999\r\n\r\n")
         assert editor.closed()
     house.log_has("no message of the protocol")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}",
+        b"Content-Length: 0\r\n\r\n",
+        b"Content-Length: " + b"9" * 3000 + b"\r\n\r\n",
+        b"X" * 10_000,
+        b"\r\n\r\n",
+        b"Content-Length: 2\r\n\r\n[]",
+        b"Content-Length: 4\r\n\r\n\xff\xfe\x00\x01",
+        b"Content-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    ],
+)
+def test_the_adapter_takes_nothing_but_its_protocol(data: bytes) -> None:
+    """A browser on this machine can be made to POST to any port; strange bytes end the connection and nothing more."""
+
+    async def talk() -> bytes:
+        core = FakeCore()
+        core.stepper = Stepper(lambda *_: None, lambda *_: None)  # type: ignore[attr-defined,arg-type,return-value]
+        adapter = DebugAdapter(Debugger(), core, "127.0.0.1:0")  # type: ignore[arg-type]
+        await adapter.open()
+        host, _, port = adapter.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+            await adapter.close()
+
+    assert asyncio.run(talk()) == b""
 
 
 def test_a_breakpoint_that_cannot_be_says_why(site: Callable[..., Site], tmp_path: Path) -> None:
