@@ -51,19 +51,18 @@ def test_accounts(text: str, user: str, password: str) -> None:
 
 
 def test_options() -> None:
-    assert parse_url("redis:a://localhost/2?socket=/run/redis.sock&x=").options == {
-        "socket": "/run/redis.sock",
-        "x": "",
-    }
+    assert parse_url("redis:a://localhost/2?socket=/run/s&x=").options == {"socket": "/run/s", "x": ""}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "redis", "redis:", "redis:/h", "://h", "re dis://h/", "redis:a:b://h/", "redis://h:0/", "redis://h:x/"]
-    + ["redis://h:99999/", "redis://a,,b/", "redis://[::1/", "redis://" + ",".join(["h"] * 100) + "/"],
+    [
+        *("", "redis", "redis:", "redis:/h", "://h", "re dis://h/", "redis:a:b://h/", "redis://h:0/", "redis://h:x/"),
+        *("redis://h:99999/", "redis://a,,b/", "redis://[::1/", "redis://" + ",".join(["h"] * 100) + "/"),
+    ],
 )
 def test_what_is_no_url(text: str) -> None:
-    with pytest.raises(ValueError, match="store's URL|key-value store"):
+    with pytest.raises(ValueError, match=r"store's URL|key-value store"):
         parse_url(text)
 
 
@@ -71,8 +70,8 @@ def test_what_is_no_url(text: str) -> None:
 def test_any_text_is_a_url_or_refused_without_being_repeated(text: str) -> None:
     for candidate in (text, f"redis:{text}", f"redis:g://u:secret{text}"):
         try:
-            url = parse_url(candidate)
+            shown = str(parse_url(candidate))
         except ValueError as error:
-            assert "secret" not in str(error)
-        else:
-            assert url.scheme
+            shown = str(error)
+        assert shown
+        assert "u:secret" not in shown

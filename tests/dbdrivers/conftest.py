@@ -19,6 +19,7 @@ from tests.backends import (
     RedisServer,
     SecantusServer,
 )
+from tests.dbdrivers.dynamodb_stub import DynamodbStub
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +154,18 @@ def mongodb_server() -> Iterator[SecantusServer]:
     server = SecantusServer()
     try:
         server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def dynamodb_server() -> Iterator[DynamodbStub]:
+    """A new one for each test: it cannot be emptied."""
+    pytest.importorskip("aiobotocore", reason="needs the package aiobotocore")
+    server = DynamodbStub()
+    server.start()
+    try:
         yield server
     finally:
         server.stop()

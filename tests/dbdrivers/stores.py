@@ -27,7 +27,7 @@ class StoreKind:
     """A driver with its server. own_clock: the server measures expiry itself, so tests wait for it.
 
     wants: which of "octets" (values that are no UTF-8), "nul", "spaces" (keys with them), "signs" (negative counters)
-    and "large" (10 MB) the back-end can do.
+    and "large" (10 MB) the back-end can do. lacks: "truncate" when it cannot be emptied.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class StoreKind:
         *,
         own_clock: bool = True,
         wants: str = "octets nul spaces signs large",
+        lacks: str = "",
         sql: tuple[type[Any], str] | None = None,
         **params: Any,
     ) -> None:
@@ -46,6 +47,7 @@ class StoreKind:
         self.server = server
         self.own_clock = own_clock
         self.wants = wants.split()
+        self.lacks = lacks.split()
         self.sql = sql
         self.params = params
 
@@ -68,7 +70,8 @@ class StoreKind:
         async def run() -> None:
             core, store = self.open()
             try:
-                await store.truncate()
+                if "truncate" not in self.lacks:
+                    await store.truncate()
                 await scenario(store, core)
             finally:
                 await core.cachedbs.close()

@@ -40,9 +40,8 @@ def run(folder: Path, body: str, head: str = HEAD) -> list[str]:
     path.write_text(f"{head}\nroute {{ {body} }}\n", encoding="utf-8")
     with Simulation(str(path)) as site:
         site.receive(MESSAGE)
-        return [
-            line.partition("@ ")[2] if "@ " in line else line for line in site.log if "@ " in line or "cache_" in line
-        ]
+        lines = [line for line in site.log if "@ " in line or "cache_" in line]
+        return [line.partition("@ ")[2] if "@ " in line else line for line in lines]
 
 
 def test_scripts_store_fetch_and_remove(tmp_path: Path) -> None:
