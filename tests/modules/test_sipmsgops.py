@@ -511,6 +511,139 @@ def test_an_unchanged_description_is_the_same() -> None:
         assert Session(text.encode()).content() == text.encode()
 
 
+EDGES = (
+    "v=0\r\no=- 1 1 IN IP4 192.0.2.10\r\ns=-\r\nt=0 0\r\n"
+    "m=audio 4000 RTP/AVP 18 0 96\r\nc=IN IP4 192.0.2.11\r\na=rtpmap:96 opus/48000/2\r\na=fmtp:96 useinbandfec=1\r\n"
+    "m=audio 4010 RTP/AVP 96 18\r\nc=IN IP4 0.0.0.0\r\na=rtpmap:96 opus/48000/2\r\na=rtcp-fb:96 nack\r\n"
+    "m=image 4020 udptl t38\r\nc=IN IP4 192.0.2.11\r\n"
+)
+"""No c= for the session, one codec in two streams, static payload types without rtpmap, a stream without any codec."""
+
+
+def test_a_codec_of_several_streams_is_found_moved_and_deleted_in_each() -> None:
+    run = with_sdp(EDGES)
+    assert call("codec_exists", run, "OPUS", "48000") == 1
+    assert call("codec_exists", run, "t38") == -1
+    assert call("codec_move_up", run, "opus") == 1
+    assert [line for line in body_of(run).split("\r\n") if line.startswith("m=")] == [
+        "m=audio 4000 RTP/AVP 96 18 0",
+        "m=audio 4010 RTP/AVP 96 18",
+        "m=image 4020 udptl t38",
+    ]
+    assert call("codec_delete", run, "opus") == 1
+    body = body_of(run)
+    assert ":96 " not in body
+    assert "m=audio 4000 RTP/AVP 18 0\r\nc=IN IP4 192.0.2.11\r\n" in body
+    assert "m=audio 4010 RTP/AVP 18\r\nc=IN IP4 0.0.0.0\r\n" in body
+
+
+def test_static_payload_types_need_no_rtpmap() -> None:
+    """RFC 3551 table 4: 18 is G729 and 0 is PCMU, at 8000 Hz."""
+    run = with_sdp(EDGES)
+    assert call("codec_move_down", run, "g729", "8000") == 1
+    assert "m=audio 4000 RTP/AVP 0 96 18\r\n" in body_of(run)
+    assert call("codec_delete_except_re", run, Pattern("PCMU|G729")) == 1
+    assert "m=audio 4000 RTP/AVP 0 18\r\n" in body_of(run)
+    assert "m=audio 4010 RTP/AVP 18\r\n" in body_of(run)
+    assert "m=image 4020 udptl t38\r\n" in body_of(run), "a stream without codecs is left alone"
+
+
+def test_a_stream_of_its_own_address_is_on_hold_without_one_of_the_session() -> None:
+    assert call("is_audio_on_hold", with_sdp(EDGES)) == 1
+
+
+def with_large(body: str, content_type: str = "application/sdp") -> Run:
+    """A message with a body that no peer could have sent."""
+    run = make_run(request())
+    run.edits.set_body(body.encode("utf-8", "surrogateescape"), content_type)
+    return run
+
+
+CODEC_CALLS = (
+    ("codec_exists", "opus"),
+    ("codec_exists_re", Pattern("op.*")),
+    ("codec_delete", "opus"),
+    ("codec_delete_re", Pattern("op.*")),
+    ("codec_delete_except_re", Pattern("PCMU")),
+    ("codec_move_up", "opus"),
+    ("codec_move_up_re", Pattern("op.*")),
+    ("codec_move_down", "opus"),
+    ("codec_move_down_re", Pattern("op.*")),
+    ("stream_exists", Pattern("audio")),
+    ("stream_delete", Pattern("audio")),
+)
+
+
+@pytest.mark.parametrize("end", range(0, len(EDGES), 7))
+def test_a_description_may_be_cut_anywhere(end: int) -> None:
+    """Each function says true or false, and what leaves has its right length."""
+    for function, argument in CODEC_CALLS:
+        run = with_sdp(EDGES[:end])
+        assert call(function, run, argument) in (1, -1)
+        body_of(run)
+    assert call("is_audio_on_hold", with_sdp(EDGES[:end])) in (1, 2, -1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "m=audio 4000 RTP/AVP " + "96 " * 100_000,
+        "m=audio 4000 RTP/AVP " + " ".join(map(str, range(60_000))),
+        "a=rtpmap:96 " + "x" * 1_000_000,
+        "a=rtpmap:96 opus/48000/2" + "\r\na=fmtp:96 a=b" * 5_000,
+        "c=" + "IN " * 100_000,
+        "\x00\x01m=\udcff",
+        "m=audio 99999999999999999999 RTP/AVP 96",
+    ],
+    ids=range(7),
+)
+def test_long_and_odd_lines(line: str) -> None:
+    body = f"{EDGES}{line}\r\n"
+    for function, argument in CODEC_CALLS:
+        assert call(function, with_large(body), argument) in (1, -1)
+
+
+def test_a_body_of_ten_megabytes_is_handled() -> None:
+    """Larger than what the parser lets in, as a script may have set it: time grows with the size and nothing fails."""
+    for body in ("v=0\r\n" + "x" * 10_000_000, "v=0\r\n" + "m=audio 1 RTP/AVP 0\r\n" * 4000 + "a=" * 4_000_000):
+        for function, argument in (("codec_exists", "PCMU"), ("codec_delete", "PCMU")):
+            assert call(function, with_large(body), argument) in (1, -1)
+    many = "--sep\r\n\r\nx\r\n" * 700_000
+    run = with_large(many, 'multipart/mixed; boundary="sep"')
+    assert call("has_body_part", run, "application/sdp") == -1
+    assert call("remove_body_part", run, "text/plain") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "has"),
+    [
+        (f"--sep\r\nContent-Type: application/sdp\r\n\r\n{SDP}", 1),
+        (f"preamble\r\n--sep\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--sep", 1),
+        ("--sep\r\nContent-Type: application/sdp", 1),
+        ("--sep", -1),
+        ("--sep--", -1),
+        ("--sep--\r\n--sep\r\nContent-Type: application/sdp\r\n\r\nv=0", -1),
+        ("--other\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--other--", -1),
+        ("", -1),
+        ("\r\n\r\n", -1),
+    ],
+    ids=range(9),
+)
+def test_a_multipart_body_without_its_end(body: str, has: int) -> None:
+    """RFC 2046 §5.1.1: a part reaches to the next delimiter, or to the end where that is missing."""
+    headers = 'Content-Type: multipart/mixed; boundary="sep"'
+    assert call("has_body_part", make_run(request(headers=headers, body=body)), "application/sdp") == has
+    for function, *arguments in (
+        ("codec_delete", "speex"),
+        ("remove_body_part", "application/sdp"),
+        ("add_body_part", "x", "text/plain"),
+        ("stream_delete", Pattern("video")),
+    ):
+        run = make_run(request(headers=headers, body=body))
+        assert call(function, run, *arguments) in (1, -1)
+        body_of(run)
+
+
 # --- validation
 
 

@@ -77,7 +77,7 @@ def split(content: bytes, boundary: str) -> list[Part]:
     """The parts between the delimiter lines; at most MAX_PARTS, text around them is dropped."""
     delimiter = b"--" + boundary.encode("utf-8", "surrogateescape")
     found: list[Part] = []
-    for piece in (b"\r\n" + content).split(b"\r\n" + delimiter)[1 : MAX_PARTS + 1]:
+    for piece in (b"\r\n" + content).split(b"\r\n" + delimiter, MAX_PARTS + 1)[1 : MAX_PARTS + 1]:
         if piece.startswith(b"--"):
             break
         piece = piece.lstrip(b" \t")

@@ -145,7 +145,9 @@ class Session:
             codecs = stream.codecs()
             chosen = [number for number, name, clock in codecs if name and test(name, clock)]
             if chosen:
-                others = [number for number, _, _ in codecs if number not in chosen]
+                # A set, since an m= line may name thousands.
+                moved_ones = set(chosen)
+                others = [number for number, _, _ in codecs if number not in moved_ones]
                 stream.set_formats(chosen + others if to_front else others + chosen)
                 moved = True
         return moved
