@@ -214,10 +214,12 @@ class _Checker:
     def _statement(self, node: tree.Stm, loop: bool) -> None:
         if isinstance(node, tree.If):
             self._expression(node.condition)
+            self._assigns(node.condition)
             self._body(node.then, loop)
             self._body(node.otherwise, loop)
         elif isinstance(node, tree.While):
             self._expression(node.condition)
+            self._assigns(node.condition)
             self._body(node.body, True)
         elif isinstance(node, tree.For):
             spec = self._variable(node.target, written=True)
@@ -243,6 +245,17 @@ class _Checker:
                 self._format(node.param)
         else:
             self._expression(node)
+
+    def _assigns(self, condition: Any) -> None:
+        """A `=` in a condition is an assignment; `:=` is taken as meant so."""
+        if isinstance(condition, tree.Not):
+            self._assigns(condition.operand)
+        elif isinstance(condition, tree.Logic):
+            self._assigns(condition.left)
+            self._assigns(condition.right)
+        elif isinstance(condition, tree.Assign) and condition.op == "=":
+            what = f"this assigns to {condition.target.text} and compares nothing"
+            self.warn(condition.pos, "assignment", what, "a comparison is ==")
 
     def _cases(self, node: tree.Switch) -> None:
         seen: set[object] = set()

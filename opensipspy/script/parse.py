@@ -18,7 +18,7 @@ from opensipspy.script import kinds, tree
 from opensipspy.script.errors import ERROR, TOO_DEEP, Finding, Pos, ScriptErrors, has_errors
 from opensipspy.script.globals import Globals, GlobalSetting, read_global
 from opensipspy.script.lexer import KEYWORDS, OPERATORS, Scanner, TokenLexer, signed
-from opensipspy.script.names import removed_function, removed_global
+from opensipspy.script.names import removed_function, removed_global, removed_keyword
 from opensipspy.script.preprocess import Source, read_source
 from opensipspy.script.walk import children_of
 
@@ -227,6 +227,7 @@ def _module(tokens: list[Token], script: Script) -> None:
 
 def _block(tokens: list[Token], script: Script) -> None:
     found: list[Finding] = []
+    culprit: Token | None = None
     for _ in range(MOST_ERRORS_PER_BLOCK):
         if _nesting(tokens) > MAX_NESTING:
             found.append(Finding(_pos(script, tokens[0]), ERROR, "nesting", f"nested deeper than {MAX_NESTING} levels"))
@@ -235,9 +236,10 @@ def _block(tokens: list[Token], script: Script) -> None:
             parsed = _parse("block", tokens)
         except UnexpectedToken as error:
             found.append(_unexpected(error, tokens, script))
-            if len(found) > 1 and found[-1].pos[:3] == found[-2].pos[:3]:
+            if len(found) > 1 and (found[-1].pos[:3] == found[-2].pos[:3] or error.token is culprit):
                 # The repair of a moment ago did not help: nothing new is said of this place.
                 found.pop()
+            culprit = error.token
             repaired = _completed(tokens, error, found[-1]) or _without_statement(tokens, error)
             if repaired is None:
                 break
@@ -510,7 +512,14 @@ class _Builder(Transformer[Token, Any]):
             message, hint = f"{what} is no condition", "expected a call or a variable"
         if left.type == "ID":
             hint = f"a variable begins with $; {left}(...) calls a function"
-        self._script.findings.append(Finding(pos, ERROR, "condition", message, hint))
+        old = removed_keyword(str(left)) if left.type == "ID" else None
+        if old is not None:
+            message, hint = old
+            right = items[2] if len(items) > 2 else None
+            ours = removed_keyword("myself") if isinstance(right, tree.Word) and right.name == "myself" else None
+            hint = ours[1] if ours is not None else hint
+        code = "removed" if old is not None else "condition"
+        self._script.findings.append(Finding(pos, ERROR, code, message, hint))
         return tree.Word(pos, str(left))
 
     def not_(self, items: list[Any]) -> tree.Not:
