@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import opensipspy
 import opensipspy.scripts
 
 EXAMPLES = Path(opensipspy.scripts.__path__[0]).resolve() / "examples"
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are 
 def opensipspy_command(*arguments: str, folder: Path = EXAMPLES) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "opensipspy", *arguments]
     environment = {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "PYTHONPATH": str(Path(opensipspy.__file__).resolve().parents[1]),
         "PATH": "/usr/bin:/bin",
         "HOME": "/nonexistent",
     }

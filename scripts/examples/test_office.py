@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
+from opensipspy.pytest_plugin import Opensips
 from opensipspy.server.simulation import Simulation
 
-Opensips = Callable[..., Simulation]
 CARRIER_1, CARRIER_2 = "192.0.2.10:5060", "192.0.2.11:5060"
 
 

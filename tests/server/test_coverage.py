@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import opensipspy
 from opensipspy.server.coverage import Coverage, ranges
 from opensipspy.server.simulation import Simulation
 
@@ -122,7 +123,7 @@ def test_it(opensips):
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "opensipspy", "test", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
-    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(Path(opensipspy.__file__).resolve().parents[1]), "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False, env=environment)
 
 
