@@ -609,7 +609,8 @@ class _Parser:
             args.append(arg)
             given += 1
         needed = sum(1 for kind in kinds if not kind.endswith("?"))
-        if given < needed and not (name.startswith("nameaddr.") and given == 0):
+        # The index of {nameaddr.1.param,x} stands before what is needed, and is always there.
+        if given < needed or (given < len(kinds) and not kinds[given].endswith("?")):
             raise VariableError(
                 f"{{{name}}} needs {needed} parameter{'s' if needed > 1 else ''}", begin, end, "transformation-arity"
             )
