@@ -6,6 +6,7 @@ reads the table again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from opensipspy.db import Column, Database, DatabaseError, Index, Table, as_text, auto_id
 from opensipspy.management.registry import Json
 from opensipspy.management.status import STATUS_NO_DATA, STATUS_READY
-from opensipspy.module import MiError, Module, Param, ParamError, StartError, mi_command, variable
+from opensipspy.module import MiError, Module, Param, ParamError, StartError, Timer, mi_command, variable
 from opensipspy.script.declare import Index as VarIndex
 from opensipspy.script.declare import Value
 from opensipspy.script.run import Run
@@ -35,6 +36,8 @@ MAX_VALUE: Final = 65_535
 MAX_SETTINGS: Final = 100_000
 """Settings in memory: a script that takes names from messages must not eat the memory of the server."""
 CACHE_FILE: Final = ".restart_persistency.cache"
+KEEP_S: Final = 5
+"""How often changes are kept for the next start, so that a crash loses little."""
 RETRY_S: Final = 5
 """How long a database that was away at the start is left alone before it is asked again."""
 
@@ -64,12 +67,14 @@ class Config(Module):
         int, 0, "Whether the memory is kept over a restart, in place of reading the table."
     )
     hash_size = Param(int, 16, "Accepted for compatibility: there is no table of fixed size.")
+    keep = Timer(KEEP_S, "keep_changes")
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
         self._settings: dict[str, Setting] = {}
         self._database: Database | None = None
         self._loaded = False
+        self._changed = False
 
     # --- life
 
@@ -95,11 +100,17 @@ class Config(Module):
             self.core.call_later(RETRY_S, self._retry)
 
     async def stop(self) -> None:
-        if self.enable_restart_persistency and self._loaded:
-            self._keep()
+        await self.keep_changes()
+
+    async def keep_changes(self) -> None:
+        """Write the memory to its file where it has changed and is to outlive a restart."""
+        if self.enable_restart_persistency and self._changed:
+            self._changed = False
+            rows = [[name, s.value, s.description] for name, s in self._settings.items()]
+            await asyncio.to_thread(self._keep, rows)
 
     def _ready(self, text: str) -> None:
-        self._loaded = True
+        self._loaded = self._changed = True
         self.core.status.set_status(self.name, STATUS_READY, "data available")
         self.core.status.report(self.name, f"{text} ({len(self._settings)} settings)")
 
@@ -137,9 +148,8 @@ class Config(Module):
         """Where the memory outlives a restart: beside the other things that the server keeps."""
         return Path(getattr(self.core.globals, "restart_persistency_cache_file", CACHE_FILE) + ".config")
 
-    def _keep(self) -> None:
-        """Write the memory to a file, whole or not at all."""
-        rows = [[name, s.value, s.description] for name, s in self._settings.items()]
+    def _keep(self, rows: list[list[str | None]]) -> None:
+        """Write rows to the file, whole or not at all."""
         kept = self._kept_file()
         new = kept.with_name(kept.name + ".new")
         try:
@@ -192,9 +202,10 @@ class Config(Module):
         if description is not None and len(description) > MAX_NAME:
             raise ValueError(f"a description has at most {MAX_NAME} characters")
         setting = self._settings.get(name)
+        if setting is None and len(self._settings) >= MAX_SETTINGS:
+            raise ValueError(f"there are {MAX_SETTINGS} settings already")
+        self._changed = True
         if setting is None:
-            if len(self._settings) >= MAX_SETTINGS:
-                raise ValueError(f"there are {MAX_SETTINGS} settings already")
             self._settings[name] = Setting(value, description)
             return
         setting.value = value

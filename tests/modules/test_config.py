@@ -16,7 +16,7 @@ from opensipspy.dbdrivers.db_sqlite import DbSqlite
 from opensipspy.management import MiError
 from opensipspy.module import ParamError, StartError
 from opensipspy.module.testing import FakeCore, make_run, request
-from opensipspy.modules.config import CONFIG_TABLE, RETRY_S, Config
+from opensipspy.modules.config import CONFIG_TABLE, KEEP_S, RETRY_S, Config
 from tests.modules.memory_database import MemoryDatabase
 
 URL = "sqlite:config"
@@ -172,6 +172,22 @@ def test_restart_persistency_brings_back_the_memory_and_not_the_table(table: Pat
         assert value(core, "debug") == "1"
 
     play(table, third, enable_restart_persistency=1)
+
+
+def test_a_crash_loses_little_of_what_is_to_be_kept(table: Path):
+    async def scenario(core: FakeCore, _: Config) -> None:
+        await core.mi_call("config:push", ["debug", "8"])
+        core.advance(KEEP_S)
+        await core.settle()
+        kept = table.parent / "kept.config"
+        text = kept.read_text()
+        assert '["debug", "8", "Talk"]' in text
+        kept.write_text("untouched")
+        core.advance(KEEP_S)
+        await core.settle()
+        assert kept.read_text() == "untouched", "nothing has changed"
+
+    play(table, scenario, enable_restart_persistency=1)
 
 
 def test_a_broken_database_leaves_the_settings(table: Path):
