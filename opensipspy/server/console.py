@@ -18,7 +18,7 @@ from opensipspy.script.varsyntax import VariableError, VarSpec, parse_format_tex
 FILE: Final = "<console>"
 LONGEST: Final = 4096
 CONDITION: Final = "route {{\nif ({}) {{ return(1); }}\nreturn(-1);\n}}\n"
-STATEMENTS: Final = "route {{\n{}\nreturn(1);\n}}\n"
+STATEMENTS: Final = "route {{ {}\nreturn(1);\n}}\n"
 
 
 class ExpressionError(ValueError):
@@ -30,7 +30,8 @@ class Expression:
 
     def __init__(self, text: str, catalogue: Catalogue, *, harmless: bool = False) -> None:
         """harmless: take variables only, which have no effect. Raises ExpressionError."""
-        self.text = text.strip()
+        # In one line, so that it holds no include_file.
+        self.text = " ".join(text.split("\n")).strip()
         self._catalogue = catalogue
         self._read: Any = None
         self._route: Any = None
@@ -72,6 +73,8 @@ class Expression:
         kept = self._catalogue.flags.snapshot()
         try:
             script = language.parse_script(FILE, "", text)
+            if len(script.blocks) != 1:
+                raise ExpressionError("unexpected '}'")
             findings = language.check(script, self._catalogue)
             wrong = [finding for finding in findings if finding.severity == ERROR]
             if wrong:

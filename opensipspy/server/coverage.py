@@ -50,6 +50,12 @@ class File:
         self.branches: dict[tuple[int, int, str, str], Branch] = {}
 
     @property
+    def name(self) -> str:
+        """The path as it is seen from the working directory, when the file is below it."""
+        path = Path(self.path)
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else self.path
+
+    @property
     def missed_lines(self) -> list[int]:
         return sorted(line for line, count in self.lines.items() if not count)
 
@@ -117,13 +123,13 @@ class Coverage:
     def text(self) -> list[str]:
         """A table, and below it what was missed."""
         files = self.sorted_files()
-        width = max([len(file.path) for file in files], default=0)
+        width = max([len(file.name) for file in files], default=0)
         width = max(width, len("script"))
         head = f"{'script':{width}}  lines  missed  branches  missed    cover"
         out = [head, "-" * len(head)]
         for file in files:
             out.append(
-                f"{file.path:{width}}  {len(file.lines):5}  {len(file.missed_lines):6}  {len(file.branches):8}  "
+                f"{file.name:{width}}  {len(file.lines):5}  {len(file.missed_lines):6}  {len(file.branches):8}  "
                 f"{len(file.missed_branches):6}  {file.percent:6.1f} %"
             )
         if len(files) > 1:
@@ -131,10 +137,10 @@ class Coverage:
         for file in files:
             missed = set(file.missed_lines)
             if missed:
-                out.append(f"{file.path}: lines that never ran: {ranges(sorted(missed))}")
+                out.append(f"{file.name}: lines that never ran: {ranges(sorted(missed))}")
             # What never ran at all has no outcomes to miss.
             out += [
-                f"{file.path}:{branch.line}: {branch.text}"
+                f"{file.name}:{branch.line}: {branch.text}"
                 for branch in file.missed_branches
                 if branch.line not in missed
             ]
@@ -162,13 +168,13 @@ class Coverage:
     def html(self) -> str:
         """One page with every file, its lines coloured; it needs nothing else."""
         rows = "".join(
-            f'<tr><td><a href="#f{number}">{html.escape(file.path)}</a></td><td class=n>{len(file.lines)}</td>'
+            f'<tr><td><a href="#f{number}">{html.escape(file.name)}</a></td><td class=n>{len(file.lines)}</td>'
             f"<td class=n>{len(file.missed_lines)}</td><td class=n>{len(file.branches)}</td>"
             f"<td class=n>{len(file.missed_branches)}</td><td class=n>{file.percent:.1f} %</td></tr>\n"
             for number, file in enumerate(self.sorted_files())
         )
         pages = "".join(
-            f'<h2 id="f{number}">{html.escape(file.path)}</h2>\n<pre>{"".join(shown_lines(file))}</pre>\n'
+            f'<h2 id="f{number}">{html.escape(file.name)}</h2>\n<pre>{"".join(shown_lines(file))}</pre>\n'
             for number, file in enumerate(self.sorted_files())
         )
         return (
