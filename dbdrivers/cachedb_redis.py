@@ -2,14 +2,15 @@
 
 The URL is `redis:group://user:password@host:port/database?options`. Several hosts are tried in turn. Options:
 `socket=PATH` (a Unix socket), `sentinel=NAME` (the hosts are Sentinels, NAME is the master's name), and with `use_tls`
-`tls_ca=FILE`, `tls_cert=FILE`, `tls_key=FILE`, `tls_verify=no`. Whether the server belongs to a cluster is asked at
+`tls_domain=NAME` (a client domain of tls_mgm), or without that module `tls_ca=FILE`, `tls_cert=FILE`, `tls_key=FILE`,
+`tls_verify=no`. Whether the server belongs to a cluster is asked at
 the connection; one that is reached by a Unix socket or by Sentinel never does.
 
 What is asked of a single server in one turn of the event loop travels as one pipeline. A server that is away is tried
 again with growing pauses; meanwhile every operation fails at once.
 
 `map_*` keep a set of subkeys under the key and a hash `{key}:subkey` for each; numbers come back as text. Columns by
-RediSearch (`ftsearch_*`) are not there, and a `tls_domain` in a URL is refused: no TLS management gives its files here.
+RediSearch (`ftsearch_*`) are not there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import importlib
 import importlib.util
 import shlex
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ from opensipspy.cachedb import (
     to_text,
 )
 from opensipspy.module import Module, Param, StartError, Stat, mi_command
+from opensipspy.module.tls import TlsDomains
 
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -45,7 +48,7 @@ MAX_BATCH: Final = 256
 """Commands of one pipeline."""
 MAX_QUERY: Final = 1 << 20
 NEEDS: Final = "cachedb_redis needs the Python package redis: pip install 'opensipspy[redis]'"
-OPTIONS: Final = frozenset({"socket", "sentinel", "tls_ca", "tls_cert", "tls_key", "tls_verify"})
+OPTIONS: Final = frozenset({"socket", "sentinel", "tls_ca", "tls_cert", "tls_domain", "tls_key", "tls_verify"})
 
 
 class Node:
@@ -78,13 +81,21 @@ class RedisStore(RemoteCacheDb):
     maps = True
 
     def __init__(
-        self, url: CacheUrl, limits: Limits, settings: dict[str, Any], totals: Totals, wall: Callable[[], float]
+        self,
+        url: CacheUrl,
+        limits: Limits,
+        settings: dict[str, Any],
+        totals: Totals,
+        wall: Callable[[], float],
+        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        """settings: what every connection gets. wall: seconds since 1970."""
+        """settings: what every connection gets. wall: seconds since 1970. context: of a TLS domain, asked for at each
+        connection; raises LookupError."""
         super().__init__(url, limits)
         self._settings = settings
         self._totals = totals
         self._wall = wall
+        self._context = context
         self._client: Any = None
         self._redis: Any = None
         self._queue: list[tuple[tuple[bytes | int | str, ...], asyncio.Future[Any]]] = []
@@ -114,6 +125,8 @@ class RedisStore(RemoteCacheDb):
             hosts = [(host, port or SENTINEL_PORT) for host, port in self.url.hosts]
             plain = {key: value for key, value in once.items() if key not in ("username", "password")}
             found = sentinel.Sentinel(hosts, sentinel_kwargs=plain, **once)
+            for watcher in found.sentinels:
+                self._secure(watcher.connection_pool)
             try:
                 await self._use(found.master_for(options["sentinel"], db=database))
             finally:
@@ -146,9 +159,15 @@ class RedisStore(RemoteCacheDb):
 
     async def _use(self, client: Any) -> None:
         self._client = client
+        self._secure(client.connection_pool)
         # Answers stay as the server gave them.
         client.response_callbacks.clear()
         await client.execute_command("PING")
+
+    def _secure(self, holder: Any) -> None:
+        """Let the connections of a pool or node use the TLS domain: redis-py itself takes files only."""
+        if self._context is not None:
+            holder.connection_class = secured(holder.connection_class, self._context)
 
     async def _ask_topology(self) -> None:
         try:
@@ -163,7 +182,11 @@ class RedisStore(RemoteCacheDb):
         host, port = first["host"], first["port"]
         await self.close_client()
         self._client = asyncio_redis.RedisCluster(host=host, port=port, **settings)
-        self._client.nodes_manager.__class__ = self._counting(type(self._client.nodes_manager))
+        manager = self._client.nodes_manager
+        for node in manager.startup_nodes.values():
+            self._secure(node)
+            manager.connection_kwargs["connection_class"] = node.connection_class
+        manager.__class__ = self._counting(type(manager))
         await self._client.initialize()
 
     def _counting(self, base: Any) -> Any:
@@ -206,7 +229,7 @@ class RedisStore(RemoteCacheDb):
             return CacheError(f"{self.url}: {words(error)}", transient=True)
         if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
             return CacheError(f"{self.url}: {words(error)}", transient=True)
-        if isinstance(error, redis.RedisError | ValueError):
+        if isinstance(error, redis.RedisError | ValueError | LookupError):
             return CacheError(f"{self.url}: {words(error)}")
         return None
 
@@ -460,6 +483,7 @@ class CachedbRedis(CacheDbDriver, Module):
     name = "cachedb_redis"
     kind = "cachedb"
     schemes = ("redis",)
+    wants = ("tls_mgm",)
 
     cachedb_url = Param(str, None, "redis:group://user:password@host:port/database.", repeated=True, func=True)
     connect_timeout = Param(int, 5000, "Longest wait for a connection.", unit="ms")
@@ -467,7 +491,7 @@ class CachedbRedis(CacheDbDriver, Module):
     query_timeout = Param(int, 5000, "Longest wait for an answer.", unit="ms")
     redis_keepalive = Param(int, 10, "How often the kernel probes idle connections; 0 never.", unit="s")
     shutdown_on_error = Param(int, 0, "1 gives the start up when a server cannot be reached.")
-    use_tls = Param(int, 0, "1 uses TLS; tls_ca, tls_cert and tls_key in the URL name its files.")
+    use_tls = Param(int, 0, "1 uses TLS, with the tls_domain of the URL or its files tls_ca, tls_cert and tls_key.")
 
     redis_queries = Stat("Commands that succeeded.")
     redis_queries_failed = Stat("Commands that failed.")
@@ -479,7 +503,12 @@ class CachedbRedis(CacheDbDriver, Module):
             raise StartError(NEEDS)
         await asyncio.to_thread(importlib.import_module, "redis.asyncio")
         for url in self._urls:
-            self.settings(url)
+            context = self._context_of(url)
+            if context is not None:
+                try:
+                    context()
+                except LookupError as error:
+                    raise StartError(f"{url}: tls_domain {url.options['tls_domain']}: {error}") from error
         if self.lazy_connect:
             return
         failures = await self.connect_all(self.core.cachedb)
@@ -488,21 +517,26 @@ class CachedbRedis(CacheDbDriver, Module):
 
     def check_url(self, url: CacheUrl) -> None:
         database_number(url)
-        unknown = sorted(set(url.options) - OPTIONS - {"tls_domain"})
+        unknown = sorted(set(url.options) - OPTIONS)
         if unknown:
             raise CacheError(f"no such option: {unknown[0]}; there are {', '.join(sorted(OPTIONS))}")
         if "socket" in url.options and len(url.hosts) > 1:
             raise CacheError("a Unix socket cannot be combined with several hosts")
         if "sentinel" in url.options and not url.hosts:
             raise CacheError("with sentinel=NAME the hosts of the URL are Sentinels")
-        if "tls_domain" in url.options:
-            raise CacheError("tls_domain is not known here: name the files with tls_ca, tls_cert and tls_key")
 
     def open_store(self, url: CacheUrl) -> RedisStore:
         self.check_url(url)
         limits = Limits(max(self.connect_timeout, 1) / 1000, max(self.query_timeout, 1) / 1000)
         totals = Totals(self.redis_queries, self.redis_queries_failed, self.redis_moved, self.redis_topology_refreshes)
-        return RedisStore(url, limits, self.settings(url), totals, self.core.time)
+        return RedisStore(url, limits, self.settings(url), totals, self.core.time, self._context_of(url))
+
+    def _context_of(self, url: CacheUrl) -> Callable[[], ssl.SSLContext] | None:
+        """What gives the context of the URL's TLS domain; None without one."""
+        name = url.options.get("tls_domain", "")
+        if not self.use_tls or not name:
+            return None
+        return lambda: self.core.api("tls_mgm", TlsDomains).client_context(name)  # type: ignore[type-abstract]
 
     def settings(self, url: CacheUrl) -> dict[str, Any]:
         """What every connection of a URL is opened with."""
@@ -550,6 +584,16 @@ class CachedbRedis(CacheDbDriver, Module):
     async def mi_ping_nodes(self, group: str | None = None) -> list[dict[str, Any]]:
         """Ask every server for a sign of life."""
         return [{"group": store.url.group, "nodes": await store.ping_nodes()} for store in self._stores(group)]
+
+
+def secured(base: Any, context: Callable[[], ssl.SSLContext]) -> Any:
+    """A class of connections of redis-py, with our own TLS context."""
+
+    class Secured(base):  # type: ignore[misc]
+        def _connection_arguments(self) -> Any:
+            return {**super()._connection_arguments(), "ssl": context()}
+
+    return Secured
 
 
 def database_number(url: CacheUrl) -> int:

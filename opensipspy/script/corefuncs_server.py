@@ -36,7 +36,9 @@ class ServerFunctions:
         return name
 
     def _failed(self, run: Run, function: str, storage_id: str, error: Exception) -> int:
-        report(run, f"{function}({storage_id}): {error}")
+        # A store that is away has said so once; a line for each call would only fill the log.
+        if not getattr(error, "transient", False):
+            report(run, f"{function}({storage_id}): {error}")
         return -1
 
     async def cache_fetch(self, run: Run, storage_id: str, attribute: str | None, result: VarRef) -> int:

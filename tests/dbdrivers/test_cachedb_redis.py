@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ssl
+import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import pytest
 
 from opensipspy.cachedb import CacheError, parse_url
 from opensipspy.dbdrivers.cachedb_redis import CachedbRedis, RedisStore, rows_of
-from opensipspy.module import ParamError, StartError
+from opensipspy.module import Module, ParamError, StartError
 from opensipspy.module.testing import FakeCore
+from opensipspy.module.tls import TlsDomain, TlsDomains
 from tests.backends import RedisCluster, RedisSentinel, RedisServer
 from tests.dbdrivers.conftest import with_files
 
@@ -49,7 +53,6 @@ async def until(condition: Callable[[], bool]) -> None:
         "redis://a,b/?socket=/x",
         "redis://h/?colour=red",
         "mysql://h/",
-        "redis://h/?tls_domain=x",
     ],
 )
 def test_urls_that_cannot_be_right_are_refused(url: str) -> None:
@@ -182,6 +185,81 @@ def test_tls(redis_server: RedisServer, certificate: tuple[Path, Path]) -> None:
             assert await core.cachedb(server.url("c", "/?tls_verify=no")).fetch("key") == "x"
 
         play(verified, scenario, use_tls=1)
+    finally:
+        server.stop()
+
+
+class Domains(TlsDomains):
+    """One client domain, "ours"."""
+
+    def __init__(self, authority: str) -> None:
+        self.asked = 0
+        self._authority = authority
+
+    def server_domain(self, address: str, port: int, name: str = "") -> TlsDomain | None:
+        return None
+
+    def client_domain(self, address: str, port: int, sip_domain: str = "", name: str = "") -> TlsDomain | None:
+        return None
+
+    def client_context(self, name: str) -> ssl.SSLContext:
+        if name != "ours":
+            raise LookupError("no such domain")
+        self.asked += 1
+        return ssl.create_default_context(cafile=self._authority)
+
+
+class TlsMgm(Module):
+    """Stands for tls_mgm."""
+
+    name = "tls_mgm"
+
+    def __init__(self, domains: Domains) -> None:
+        super().__init__()
+        self._domains = domains
+
+    def api(self) -> object:
+        return self._domains
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_tls_domains(redis_server: RedisServer, certificate: tuple[Path, Path], clustered: bool) -> None:
+    server = RedisServer()
+    try:
+        chain, key = with_files(server, *certificate)
+        more = ["--cluster-enabled", "yes", "--tls-cluster", "yes"] if clustered else []
+        server.prepare(
+            *("--tls-port", str(server.port), "--port", "0", "--tls-auth-clients", "no", *more),
+            *("--tls-cert-file", chain, "--tls-key-file", key, "--tls-ca-cert-file", chain),
+        )
+        server.ready = lambda: super(RedisServer, server).ready()  # type: ignore[method-assign]
+        server.start()
+        domains = Domains(chain)
+
+        async def run(url: str) -> None:
+            core = FakeCore()
+            core.add(TlsMgm(domains))
+            module = core.add(CachedbRedis(cachedb_url=url, use_tls=1))
+            try:
+                await module.start()
+                store = core.cachedb(url)
+                assert isinstance(store, RedisStore)
+                await store.store("key", "x")
+                assert await store.fetch("key") == "x"
+                assert store.cluster == clustered
+            finally:
+                await core.cachedbs.close()
+
+        if clustered:
+            command = ["redis-cli", "--tls", "--cacert", chain, "-p", str(server.port)]
+            subprocess.run([*command, "cluster", "addslotsrange", "0", "16383"], check=True, capture_output=True)
+            until_ok = [*command, "cluster", "info"]
+            while b"cluster_state:ok" not in subprocess.run(until_ok, check=True, capture_output=True).stdout:
+                time.sleep(0.05)
+        asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=ours")), 30))
+        assert domains.asked > 1
+        with pytest.raises(StartError, match="tls_domain theirs"):
+            asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=theirs")), 30))
     finally:
         server.stop()
 

@@ -110,6 +110,7 @@ def test_a_stalled_redis_holds_up_only_those_who_ask_it(redis: RedisServer, tmp_
         log = server.log_text()
         assert log.count("is not available: ") == 2
         assert log.count("is available again") == 1
+        assert "cache_add(" not in log
         assert server.stop() == 0
     finally:
         caller.close()
