@@ -77,6 +77,9 @@ class Hooks:
     def resent_request(self, client: Client) -> None:
         """A request was retransmitted; `client.sends` counts."""
 
+    def waits_no_more(self, client: Client) -> None:
+        """A request over a reliable transport has its final response, or was given up; called once or more often."""
+
     def rests(self, branch: Branch) -> None:
         """A branch has had a provisional response and rings on: what takes memory may be dropped now."""
 
@@ -425,6 +428,8 @@ class TransactionLayer:
                 pass
             else:
                 self._start_client_timer(client, effect, now)
+        if client.reliable and client.state >= t_.ABANDONED:
+            self.hooks.waits_no_more(client)
         if client.state == t_.TERMINATED:
             client.data = b""
             client.ack = b""

@@ -901,6 +901,63 @@ def test_a_connection_that_fails_later_leads_to_the_next_address() -> None:
     assert later == []
 
 
+def test_a_connection_that_is_lost_leads_to_the_next_address() -> None:
+    """RFC 3261 §17.1.4: without an answer over it, what left by the connection has failed; other ports are others'."""
+    bench = TmBench(tcp=True)
+    bench.core.located["sip:bob@example.org"] = [
+        target("192.0.2.20", bench, sip.PROTO_TCP),
+        target("192.0.2.21", bench, sip.PROTO_TCP),
+    ]
+    bench.invite(ruri="sip:bob@example.org")
+    bench.words()
+    flow = bench.tm.flow
+    flow.disconnected(sip.PROTO_TCP, "192.0.2.20", (5061,), 7)
+    flow.disconnected(sip.PROTO_TLS, "192.0.2.20", (5060,), 7)
+    assert bench.words() == []
+    flow.disconnected(sip.PROTO_TCP, "192.0.2.20", (40000, 5060), 7)
+    assert bench.words() == ["INVITE 192.0.2.21"]
+    flow.disconnected(sip.PROTO_TCP, "192.0.2.20", (40000, 5060), 7)
+    assert bench.words() == []
+    flow.disconnected(sip.PROTO_TCP, "192.0.2.21", (5060,), 8)
+    assert bench.words() == ["477"]
+    assert flow._on_connections == {}
+
+
+def test_a_call_that_rings_outlives_its_connection() -> None:
+    """RFC 3261 §18.2.2: the callee answers over a new one."""
+    bench = TmBench(tcp=True)
+    bench.core.located["sip:bob@example.org"] = [target("192.0.2.20", bench, sip.PROTO_TCP)]
+    bench.invite(ruri="sip:bob@example.org")
+    invite = bench.take()[1]
+    bench.answer(invite, 180)
+    bench.tm.flow.disconnected(sip.PROTO_TCP, "192.0.2.20", (5060,), 7)
+    assert bench.words() == ["180"]
+    bench.answer(invite, 200)
+    assert bench.words() == ["200"]
+    assert bench.tm.flow._on_connections == {}
+    bench.run_out()
+
+
+def test_a_call_that_rings_keeps_what_its_cancel_needs() -> None:
+    """RFC 3261 §9.1 and §17.1.1.3: half a minute later CANCEL and ACK still look like the INVITE that left."""
+    bench = TmBench()
+    bench.invite(body="v=0\r\n", headers="Contact: <sip:alice@192.0.2.10>\r\nX-Long: yes\r\n")
+    invite = bench.take()[1]
+    bench.answer(invite, 180)
+    bench.core.advance(30)
+    bench.words()
+    bench.cancel()
+    sent = bench.take()
+    cancel = next(msg for msg in sent if msg.is_request)
+    assert (cancel.method, cancel.ruri, cancel.via.branch) == ("CANCEL", invite.ruri, invite.via.branch)
+    assert (cancel.from_tag, cancel.call_id, cancel.cseq_number, cancel.body) == ("a1", invite.call_id, 1, b"")
+    bench.answer(invite, 487)
+    ack, final = bench.take()
+    assert (ack.method, ack.via.branch, ack.to_tag) == ("ACK", invite.via.branch, "b1")
+    assert (final.status, final.call_id, final.via.branch) == (487, invite.call_id, "z9hG4bK-1")
+    bench.run_out()
+
+
 def test_no_dns_failover_tries_the_first_address_only() -> None:
     """t_relay flag no-dns-failover."""
     bench = failover_bench()

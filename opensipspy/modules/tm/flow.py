@@ -46,7 +46,7 @@ from opensipspy.transaction import (
     collected_challenges,
 )
 from opensipspy.transaction.ident import COOKIE, call_hash
-from opensipspy.transaction.tables import INITIAL, TERMINATED
+from opensipspy.transaction.tables import ABANDONED, INITIAL, TERMINATED
 
 if TYPE_CHECKING:
     from opensipspy.module import Core
@@ -152,6 +152,9 @@ class Flow(Hooks):
         self.no_connection_reply: int = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
         self.tag_prefix: str = f"{core.random.getrandbits(48):012x}"
         self._callbacks: list[list[Callback]] = [[] for _ in range(EVENTS)]
+        # Requests without a final reply, by the protocol, address and port of the connection that they left by.
+        self._on_connections: dict[tuple[int, str, int], dict[Client, None]] = {}
+        core.on_disconnect(self.disconnected)
         self._wake_handle: CancelHandle | None = None
         self._wake_at: float = 0.0
 
@@ -988,9 +991,42 @@ class Flow(Hooks):
 
     def send_request(self, client: Client, data: bytes) -> bool:
         target: Target = client.target
-        if client.reliable:
-            return self.core.send(data, target, lambda: self._send_failed(client))
-        return self.core.send(data, target)
+        if not client.reliable:
+            return self.core.send(data, target)
+        sent = self.core.send(data, target, lambda: self._send_failed(client))
+        if sent and client.state < ABANDONED:
+            peer = target.peer
+            key = (peer.proto, peer.address, peer.port)
+            waiting = self._on_connections.get(key)
+            if waiting is None:
+                waiting = self._on_connections[key] = {}
+            waiting[client] = None
+        return sent
+
+    def waits_no_more(self, client: Client) -> None:
+        target: Target | None = client.target
+        if target is None:
+            return
+        peer = target.peer
+        key = (peer.proto, peer.address, peer.port)
+        waiting = self._on_connections.get(key)
+        if waiting is not None and client in waiting:
+            del waiting[client]
+            if not waiting:
+                del self._on_connections[key]
+
+    def disconnected(self, proto: int, address: str, ports: tuple[int, ...], connection: int) -> None:
+        """A connection is gone: requests that nobody has answered yet have failed (RFC 3261 section 17.1.4).
+
+        A call that rings goes on: its callee answers over a new connection (section 18.2.2), and timer C is running.
+        """
+        for port in ports:
+            waiting = self._on_connections.get((proto, address, port))
+            if waiting is None:
+                continue
+            for client in list(waiting):
+                if client.target.peer.connection in (0, connection):
+                    self._send_failed(client)
 
     def _send_failed(self, client: Client) -> None:
         self.layer.transport_error(client, self.core.now())
