@@ -25,6 +25,7 @@ Opensips = Callable[..., "Simulation"]
 
 COVERAGE: Final = pytest.StashKey[Any]()
 SITES: Final = pytest.StashKey[list["Simulation"]]()
+WORKER: Final = "opensipspy_cfg_coverage"
 # Of a long path the end is what a failure is about.
 LONGEST_PATH: Final = 150
 
@@ -137,15 +138,41 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for how in wanted:
         if how != "text":
             terminalreporter.write_line(f"coverage of routing scripts written to {coverage.write(how)}")
+    problem = too_little(config, coverage)
+    if problem:
+        terminalreporter.write_line(problem, red=True, bold=True)
+
+
+def too_little(config: pytest.Config, coverage: Any) -> str:
+    """Why --cfg-coverage-fail-under is not met, "" when it is."""
     least = config.getoption("--cfg-coverage-fail-under")
-    if least is not None and coverage.percent < least:
-        terminalreporter.write_line(
-            f"coverage of routing scripts is {coverage.percent:.1f} %, below {least:g} %", red=True, bold=True
-        )
+    if least is None:
+        return ""
+    if not coverage.files:
+        return "no routing script ran, so there is no coverage to compare"
+    if coverage.percent < least:
+        return f"coverage of routing scripts is {coverage.percent:.1f} %, below {least:g} %"
+    return ""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    coverage = session.config.stash.get(COVERAGE, None)
-    least = session.config.getoption("--cfg-coverage-fail-under")
-    if coverage is not None and least is not None and coverage.percent < least and session.exitstatus == 0:
+    config = session.config
+    coverage = config.stash.get(COVERAGE, None)
+    if coverage is None:
+        return
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        # A worker of pytest-xdist: the figures are added up by the process that started it.
+        output[WORKER] = coverage.as_data()
+    elif session.exitstatus == pytest.ExitCode.OK and too_little(config, coverage):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended."""
+    coverage = node.config.stash.get(COVERAGE, None)
+    data = getattr(node, "workeroutput", {}).get(WORKER)
+    if coverage is not None and data is not None:
+        coverage.merge(data)

@@ -45,6 +45,14 @@ def test_the_tests_of_the_example_pass_and_cover_it(tmp_path: Path) -> None:
     assert "BRDA:27,0,0," in info
 
 
+def test_workers_add_their_figures_up() -> None:
+    pytest.importorskip("xdist")
+    quiet = ["-q", "-p", "no:cacheprovider", "-n", "2"]
+    done = opensipspy_command("test", "--cfg-coverage", "--cfg-coverage-fail-under=90", "test_office.py", *quiet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "office.cfg: lines that never ran: 91" in done.stdout
+
+
 def test_too_little_coverage_fails_the_run() -> None:
     quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = opensipspy_command("test", "--cfg-coverage-fail-under=90", "test_office.py", "-k", "refused", *quiet)

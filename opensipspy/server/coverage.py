@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from opensipspy.script.probes import CASE, STATEMENT
 from opensipspy.server.journal import Journal
@@ -108,6 +108,27 @@ class Coverage:
                 if branch is None:
                     branch = file.branches[key] = Branch(point.line, point.text, outcome)
                 branch.count += count
+
+    def as_data(self) -> dict[str, Any]:
+        """The figures as plain data, for `merge` in another process."""
+        return {
+            file.path: {
+                "source": [line.encode("utf-8", "replace").decode() for line in file.source],
+                "lines": list(file.lines.items()),
+                "branches": [[*key, branch.count] for key, branch in file.branches.items()],
+            }
+            for file in self.sorted_files()
+        }
+
+    def merge(self, data: dict[str, Any]) -> None:
+        """Add the figures of another process."""
+        for path, figures in data.items():
+            file = self.files.setdefault(path, File(path))
+            file.source = file.source or list(figures["source"])
+            for line, count in figures["lines"]:
+                file.lines[line] = file.lines.get(line, 0) + count
+            for line, col, what, outcome, count in figures["branches"]:
+                file.branches.setdefault((line, col, what, outcome), Branch(line, what, outcome)).count += count
 
     def sorted_files(self) -> list[File]:
         return [self.files[path] for path in sorted(self.files)]
