@@ -16,7 +16,7 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 from opensipspy.management import CommandDecl, Counter, MiError
 
 from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
-from .core import CancelHandle, Core, LocateError, Target
+from .core import CancelHandle, Core, LocateError, Naptr, Target
 from .declarations import (
     BoundEvent,
     Event,
@@ -50,6 +50,7 @@ __all__ = [
     "Module",
     "ModuleLoadError",
     "Named",
+    "Naptr",
     "NoExpand",
     "Omittable",
     "Param",

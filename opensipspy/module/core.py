@@ -49,6 +49,22 @@ class LocateError(Exception):
     """A destination cannot be found: the name does not resolve, or no listening socket fits its protocol."""
 
 
+class Naptr:
+    """A NAPTR record (RFC 3403 §4), for what is found through names of numbers and of domains."""
+
+    __slots__ = ("flags", "order", "preference", "regexp", "replacement", "service")
+
+    def __init__(
+        self, order: int, preference: int, flags: str, service: str, regexp: str, replacement: str = ""
+    ) -> None:
+        self.order = order
+        self.preference = preference
+        self.flags = flags
+        self.service = service
+        self.regexp = regexp
+        self.replacement = replacement
+
+
 class CancelHandle(Protocol):
     """A pending timer."""
 
@@ -124,6 +140,10 @@ class Core(ABC):
 
         Raises LocateError, at once or when awaited.
         """
+
+    async def naptr(self, name: str) -> list[Naptr]:
+        """The NAPTR records of a name, as they were answered; [] for none or no answer. Raises LocateError."""
+        raise LocateError("there are no name servers")
 
     @abstractmethod
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:

@@ -1,4 +1,4 @@
-"""Questions to tables while a message waits: a table's version is checked at the first one, the log hears of failures."""
+"""Questions to tables while a message waits: versions are checked at the first one, the log hears of failures."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from opensipspy import sip
 from opensipspy.cachedb import CacheDb, CacheDbDriver, CacheDbs
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module.core import Core, LocateError, Target
+from opensipspy.module.core import Core, LocateError, Naptr, Target
 from opensipspy.module.module import Module
 from opensipspy.script.declare import Catalogue, VarRef
 from opensipspy.script.kinds import REQUEST
@@ -95,6 +95,7 @@ class FakeCore(Core):
     sent: handed to the network. replies: asked for with `send_reply`. routes_run: routes that modules ran.
     located: URI text -> targets or an exception, for names that are no addresses. accept_sends: False makes `send`
     fail.
+    naptrs: name -> records or an exception.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class FakeCore(Core):
         self.databases = dict(databases or {})
         self.cachedbs = CacheDbs()
         self.located: dict[str, list[Target] | Exception] = {}
+        self.naptrs: dict[str, list[Naptr] | Exception] = {}
         self.aliases: set[str] = set()
         self.sent: list[Sent] = []
         self.replies: list[Replied] = []
@@ -236,6 +238,12 @@ class FakeCore(Core):
         if socket is None:
             raise LocateError(f"no socket for {peer.text}")
         return [Target(peer, socket)]
+
+    async def naptr(self, name: str) -> list[Naptr]:
+        found = self.naptrs.get(name, [])
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         v6 = ":" in peer.address

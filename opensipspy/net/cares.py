@@ -57,6 +57,12 @@ def made(data: object, ttl: float, kind: str) -> Record | None:
         return Record(data.target, ttl, priority=data.priority, weight=data.weight, port=data.port)
     if kind == "NAPTR" and isinstance(data, pycares.NAPTRRecordData):
         return Record(
-            data.replacement, ttl, priority=data.order, weight=data.preference, flags=data.flags, service=data.service
+            data.replacement,
+            ttl,
+            priority=data.order,
+            weight=data.preference,
+            flags=data.flags,
+            service=data.service,
+            regexp=data.regexp,
         )
     return None

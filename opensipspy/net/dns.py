@@ -49,10 +49,10 @@ class Record:
     """One answer. Which attributes count depends on the kind that was asked for.
 
     A and AAAA: target (an address). SRV: priority, weight, port, target. NAPTR: order as priority, preference as
-    weight, flags, service, target (the replacement).
+    weight, flags, service, regexp, target (the replacement).
     """
 
-    __slots__ = ("flags", "port", "priority", "service", "target", "ttl", "weight")
+    __slots__ = ("flags", "port", "priority", "regexp", "service", "target", "ttl", "weight")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Record:
         port: int = 0,
         flags: str = "",
         service: str = "",
+        regexp: str = "",
     ) -> None:
         self.target: str = target
         self.ttl: float = ttl
@@ -72,6 +73,7 @@ class Record:
         self.port: int = port
         self.flags: str = flags
         self.service: str = service
+        self.regexp: str = regexp
 
 
 def name_servers(text: str) -> list[str]:
@@ -200,6 +202,12 @@ class Resolver:
             return [place.address for place in await found]
 
         return later()
+
+    async def records(self, name: str, kind: str) -> list[Record]:
+        """The records of a name, from the cache or asked for, as DnsClient.query() has them. Raises NotFound."""
+        question = (name, kind)
+        known = self._known(question)
+        return await self._ask(question) if known is None else known
 
     def flush(self) -> None:
         """Forget every cached answer."""

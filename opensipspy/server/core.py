@@ -16,7 +16,7 @@ from opensipspy.cachedb import CacheDb, CacheDbs
 from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module import Core, LocateError, Module, Target
+from opensipspy.module import Core, LocateError, Module, Naptr, Target
 from opensipspy.module.reply_path import (
     NO_CONNECTION_FOR_BRANCH,
     NO_CONNECTION_FOR_REPLIES,
@@ -392,6 +392,15 @@ class ServerCore(Core):
         if isinstance(found, list):
             return self._targets(host, found, bool(proto) or secure)
         return self._targets_later(host, found, bool(proto) or secure)
+
+    async def naptr(self, name: str) -> list[Naptr]:
+        if self.resolver is None:
+            raise LocateError("the server does not listen yet")
+        try:
+            records = await self.resolver.records(name, "NAPTR")
+        except NotFound as error:
+            raise LocateError(str(error)) from error
+        return [Naptr(r.priority, r.weight, r.flags, r.service, r.regexp, r.target) for r in records]
 
     def _named(self, host: str) -> Target:
         """A name that a WebSocket client gave itself: it is wherever its connection is (RFC 7118 §5.2)."""

@@ -236,3 +236,16 @@ def test_flush_forgets() -> None:
     made.flush()
     locate(made, "example.com", 5060)
     assert len(zone.asked) == 2
+
+
+def test_records_of_a_name_are_kept() -> None:
+    """Asked for once, then from the cache until they are too old."""
+    record = Record("", 60.0, priority=1, flags="u", service="E2U", regexp="!a!b!")
+    found, zone, _ = resolver({("example.com", "NAPTR"): [record]})
+
+    async def ask() -> list[str]:
+        return [record.regexp for record in await found.records("example.com", "NAPTR")]
+
+    assert asyncio.run(ask()) == ["!a!b!"]
+    assert asyncio.run(ask()) == ["!a!b!"]
+    assert zone.asked == [("example.com", "NAPTR")]
