@@ -254,6 +254,12 @@ class _Checker:
             self._assigns(condition.left)
             self._assigns(condition.right)
         elif isinstance(condition, tree.Assign) and condition.op == "=":
+            wrong = next((f for f in reversed(self.findings) if f.pos == condition.target.pos), None)
+            if wrong is not None:
+                # It cannot be written either: one finding, with the likely cure.
+                self.findings.remove(wrong)
+                self.findings.append(wrong._replace(hint="a comparison is =="))
+                return
             what = f"this assigns to {condition.target.text} and compares nothing"
             self.warn(condition.pos, "assignment", what, "a comparison is ==")
 
@@ -433,6 +439,8 @@ class _Checker:
                     self._variable(arg, written=True)
                 elif isinstance(arg, tree.Text):
                     self.variables.mentioned(arg.value)
+                    # It may be the name of a route.
+                    self.used.update(id(named[arg.value]) for named in self.named.values() if arg.value in named)
             return None
         # Whatever it is, it may set variables.
         self.variables.unknown()
