@@ -1,0 +1,19 @@
+"""tls_wolfssl: `tls_mgm` finds it, and TLS is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from opensipspy.module.testing import FakeCore
+from opensipspy.modules.tls_mgm import TlsMgm
+from opensipspy.modules.tls_wolfssl import TlsWolfssl
+
+
+def test_it_is_the_library_of_tls_mgm() -> None:
+    core = FakeCore()
+    core.add(TlsWolfssl())
+    module = TlsMgm(tls_library="wolfssl")
+    module.set_param("client_domain", "out")
+    core.add(module)
+    asyncio.run(module.start())
+    assert module.api().client_domain("192.0.2.1", 5061) is not None
