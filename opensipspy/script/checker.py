@@ -459,6 +459,10 @@ class _Checker:
                 close = difflib.get_close_matches(node.name, _STATEMENT_NAMES, n=1, cutoff=NEAR)
                 near = close[0] if close else None
             hint = f"did you mean {near}?" if near else ""
+            if near is None:
+                known = Known(tuple(MODULES))
+                other = difflib.get_close_matches(node.name, known.functions(), n=1, cutoff=NEAR)
+                hint = f"did you mean {other[0]} of module {known.module_of(other[0])}?" if other else ""
             self.error(place, "unknown-function", f"unknown function {node.name}", hint)
         for arg in node.args:
             if isinstance(arg, tree.Var):

@@ -331,3 +331,7 @@ class Known:
     def module_of(self, word: str) -> str:
         """The module that a function, a `$variable`, a `{class}` or an event comes from, "" for any other."""
         return self._words.get(word, "")
+
+    def functions(self) -> list[str]:
+        """The names of all functions."""
+        return [word for word in self._words if word[0] not in "${" and not word.startswith("E_")]
