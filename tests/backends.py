@@ -95,10 +95,13 @@ class BackendServer:
         return found
 
     def signal(self, number: int) -> None:
+        """SIGSTOP returns when every process has stopped."""
         for pid in self.processes():
             try:
                 os.kill(pid, number)
-            except ProcessLookupError:
+                while number == signal.SIGSTOP and Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+                    time.sleep(0.001)
+            except (ProcessLookupError, FileNotFoundError):
                 continue
 
     def kill(self) -> None:
@@ -328,3 +331,63 @@ class SecantusServer(BackendServer):
 
     def url(self, group: str = "", collection: str = "keys") -> str:
         return f"mongodb{':' if group else ''}{group}://127.0.0.1:{self.port}/test.{collection}?directConnection=true"
+
+
+H350_SCHEMA = """
+attributetype ( 0.0.8.350.1.1.1.1.1 NAME 'commUniqueId' EQUALITY caseIgnoreIA5Match
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 0.0.8.350.1.1.6.1.1 NAME 'SIPIdentitySIPURI' EQUALITY caseExactMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 0.0.8.350.1.1.6.1.4 NAME 'SIPIdentityUserName' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 0.0.8.350.1.1.6.1.5 NAME 'SIPIdentityPassword' EQUALITY octetStringMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.40 )
+attributetype ( 0.0.8.350.1.1.6.1.6 NAME 'SIPIdentityServiceLevel' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 0.0.8.350.1.1.9.1.1 NAME 'callPreferenceURI' EQUALITY caseExactMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+objectclass ( 0.0.8.350.1.1.1.2.1 NAME 'commObject' SUP top STRUCTURAL MUST commUniqueId )
+objectclass ( 0.0.8.350.1.1.6.2.1 NAME 'SIPIdentity' SUP top AUXILIARY
+  MAY ( SIPIdentitySIPURI $ SIPIdentityUserName $ SIPIdentityPassword $ SIPIdentityServiceLevel ) )
+objectclass ( 0.0.8.350.1.1.9.2.1 NAME 'callPreferenceURIObject' SUP top AUXILIARY MAY callPreferenceURI )
+"""
+
+
+class SlapdServer(BackendServer):
+    """OpenLDAP with the suffix dc=example,dc=com and the administrator cn=admin below it (password "secret")."""
+
+    package = "slapd"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("slapd") if Path("/etc/ldap/schema/core.schema").exists() else None
+
+    def prepare(self, ldif: str, *more: str) -> None:
+        """ldif: the entries. more: lines of the configuration's global part."""
+        (self.folder / "db").mkdir()
+        (self.folder / "h350.schema").write_text(H350_SCHEMA)
+        (self.folder / "base.ldif").write_text(ldif)
+        schemas = [f"/etc/ldap/schema/{name}.schema" for name in ("core", "cosine", "inetorgperson")]
+        lines = [f"include {path}" for path in [*schemas, f"{self.folder}/h350.schema"]]
+        lines += [f"pidfile {self.folder}/pid", f"argsfile {self.folder}/args", *more]
+        lines += ["modulepath /usr/lib/ldap", "moduleload back_mdb", "database mdb", "maxsize 67108864"]
+        lines += ['suffix "dc=example,dc=com"', 'rootdn "cn=admin,dc=example,dc=com"', "rootpw secret"]
+        lines += [f"directory {self.folder}/db", "dbnosync", "index objectClass eq", "index SIPIdentityUserName eq"]
+        (self.folder / "slapd.conf").write_text("\n".join(lines) + "\n")
+        slapadd = program("slapadd") or "slapadd"
+        self.run([slapadd, "-q", "-f", f"{self.folder}/slapd.conf", "-l", f"{self.folder}/base.ldif"])
+
+    def command(self) -> list[str]:
+        return [
+            str(self.programs()),
+            "-f",
+            f"{self.folder}/slapd.conf",
+            "-h",
+            f"ldap://127.0.0.1:{self.port}",
+            "-d",
+            "0",
+        ]
+
+    @property
+    def url(self) -> str:
+        return f"ldap://127.0.0.1:{self.port}"
