@@ -213,6 +213,6 @@ def test_fix_rewrites_in_place_and_keeps_the_old_one(script: Path, capsys: pytes
 
 
 def test_a_name_near_one_of_a_module_that_is_not_loaded(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script.write_text(GOOD.replace('send_reply(200, "OK")', "t_rely()"))
+    script.write_text(GOOD.replace('send_reply(200, "OK")', "t_rellay()"))
     assert main(["check", str(script)]) == 1
-    assert "unknown function t_rely (did you mean t_relay of module tm?)" in capsys.readouterr().out
+    assert "unknown function t_rellay (did you mean t_relay of module tm?)" in capsys.readouterr().out
