@@ -17,17 +17,23 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import json
+import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from opensipspy.cachedb import CacheDbDriver, CacheError, CacheUrl, InstantCacheDb, Map, Pairs, to_counter
 from opensipspy.management import MiError
 from opensipspy.module import Module, Omittable, Param, Timer, mi_command, script_function
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST, STARTUP
 from opensipspy.script.run import Run
+
+LOG: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DEFAULT: Final = "default"
 LARGEST_SIZE: Final = 30
@@ -169,6 +175,36 @@ class LocalStore(InstantCacheDb):
         self._collection.clear()
 
 
+class TimedStore(LocalStore):
+    """A collection that tells of operations that take long."""
+
+    def __init__(self, url: CacheUrl, collection: Collection, now: Callable[[], float], slow_s: float) -> None:
+        super().__init__(url, collection, now)
+        self._slow_s = slow_s
+
+    def _timed(self, what: str, work: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        try:
+            return work()
+        finally:
+            taken = time.perf_counter() - begun
+            if taken > self._slow_s:
+                self.slow += 1
+                LOG.warning("%s: %s took %d us", self.url, what, taken * 1e6)
+
+    def fetch_now(self, key: str) -> str | None:
+        return self._timed("fetch", lambda: super(TimedStore, self).fetch_now(key))
+
+    def store_now(self, key: str, value: str | int, expire_s: int = 0) -> None:
+        self._timed("store", lambda: super(TimedStore, self).store_now(key, value, expire_s))
+
+    def remove_now(self, key: str) -> bool:
+        return self._timed("remove", lambda: super(TimedStore, self).remove_now(key))
+
+    def add_now(self, key: str, amount: int, expire_s: int = 0) -> int:
+        return self._timed("add", lambda: super(TimedStore, self).add_now(key, amount, expire_s))
+
+
 class CachedbLocal(CacheDbDriver, Module):
     """Keep keys and values in the server's memory."""
 
@@ -184,6 +220,8 @@ class CachedbLocal(CacheDbDriver, Module):
         str, None, '"local:group:///collection": what scripts call "local:group".', repeated=True, func=True
     )
     enable_restart_persistency = Param(int, 0, "1 keeps the collections in a file over a restart.")
+
+    exec_threshold = Param(int, 0, "Operations that take longer are logged; 0 none.", unit="us")
 
     cleaning = Timer("cache_clean_period", "clean")
 
@@ -234,7 +272,10 @@ class CachedbLocal(CacheDbDriver, Module):
         return [CacheUrl("local", text="local:///"), *self._urls]
 
     def open_store(self, url: CacheUrl) -> LocalStore:
-        return LocalStore(url, self._collection_of(url), self._now)
+        collection = self._collection_of(url)
+        if self.exec_threshold > 0:
+            return TimedStore(url, collection, self._now, self.exec_threshold / 1e6)
+        return LocalStore(url, collection, self._now)
 
     def _collection_of(self, url: CacheUrl) -> Collection:
         found = self._collections.get(url.database or DEFAULT)

@@ -257,6 +257,8 @@ class RedisStore(RemoteCacheDb):
 
     async def _command(self, *args: bytes | int | str) -> Any:
         """One command; on a single server it shares a pipeline with the others of this turn of the loop."""
+        if self._client is None:
+            raise self._redis.ConnectionError("the connection was closed")
         node = self._node_for(args)
         try:
             if self.cluster:

@@ -126,6 +126,19 @@ def test_counters_fit_into_64_bits() -> None:
     assert store.fetch_counter_now("n") == 2**63 - 1
 
 
+def test_slow_operations_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    readings = iter(range(100))
+    monkeypatch.setattr(cachedb_local.time, "perf_counter", lambda: float(next(readings)))
+    core, _ = loaded(exec_threshold=500_000)
+    store = store_of(core)
+    store.store_now("a", "1")
+    assert store.add_now("a", 1) == 2
+    assert store.fetch_now("a") == "2"
+    assert store.remove_now("a")
+    assert store.slow == 4
+    assert "fetch took 1000000 us" in caplog.text
+
+
 def test_keys_are_removed_by_pattern() -> None:
     core, _ = loaded(cache_collections="other")
     run = make_run(request("OPTIONS"), core=core)
