@@ -437,15 +437,12 @@ class RouteEmitter:
     def _stm_switch(self, node: tree.Switch) -> None:
         value, entry = self._temporary(), self._temporary()
         self._set(value, self._read(node.subject))
-        chain: list[ast.stmt] = []
         default = len(node.cases)
+        # One round of a loop, left at the first case that fits: however many there are, they do not nest.
+        search: list[ast.stmt] = []
         for index, case in enumerate(node.cases):
             if case.value is None:
                 default = index
-        chain = [self._at(ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(default)), node.pos)]
-        for index in range(len(node.cases) - 1, -1, -1):
-            case = node.cases[index]
-            if case.value is None:
                 continue
             if isinstance(case.value, tree.Number):
                 test = self._call("_case", self._name(value), ast.Constant(case.value.value), ast.Constant(""))
@@ -454,9 +451,10 @@ class RouteEmitter:
                 test = self._call(
                     "_equal_text", self._name(value), ast.Constant(case.value.value), ast.Constant(folded)
                 )
-            hit: list[ast.stmt] = [ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(index))]
-            chain = [self._at(ast.If(test, hit, chain), case.pos)]
-        self.out += chain
+            hit: list[ast.stmt] = [ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(index)), ast.Break()]
+            search.append(self._at(ast.If(test, hit, []), case.pos))
+        missed: list[ast.stmt] = [ast.Assign([ast.Name(entry, ast.Store())], ast.Constant(default)), ast.Break()]
+        self._emit(ast.While(ast.Constant(True), [*search, *missed], []), node.pos)
         # One round of a loop, so that `break` leaves it; a case without break falls into the next.
         body: list[ast.stmt] = []
         for index, case in enumerate(node.cases):

@@ -247,8 +247,8 @@ def _block(tokens: list[Token], script: Script) -> None:
             continue
         try:
             block = _Builder(script).transform(parsed)
-        except VisitError as error:
-            if not isinstance(error.orig_exc, RecursionError):
+        except (VisitError, RecursionError) as error:
+            if isinstance(error, VisitError) and not isinstance(error.orig_exc, RecursionError):
                 raise
             found.append(Finding(_pos(script, tokens[0]), ERROR, "nesting", TOO_DEEP))
             break

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opensipspy.script import kinds
+from opensipspy.script import ScriptErrors, kinds
 from tests.script.lab import NAME, Lab
 
 # -- calls and their results
@@ -364,6 +364,42 @@ def test_operands_are_read_from_left_to_right() -> None:
     lab = Lab()
     lab.run("route { $var(x) = 1; $var(v) = $var(x) + route(set) + $var(x); } route[set] { $var(x) = 10; return(5); }")
     assert lab.last.vars["v"] == 16
+
+
+def test_a_switch_may_have_a_thousand_cases() -> None:
+    cases = "".join(f'case {number}: note("{number}"); break; ' for number in range(1000))
+    assert Lab().body(f"$var(x) = 777; switch ($var(x)) {{ {cases} }}") == ["777"]
+    assert Lab().body(f'switch ($var(x)) {{ {cases} default: note("none"); }}') == ["none"]
+
+
+@pytest.mark.parametrize("depth", [100, 1000, 20_000])
+@pytest.mark.parametrize(
+    ("begin", "opening", "middle", "closing", "end"),
+    [
+        ("if (", "(", "1", ")", ") exit;"),
+        ("if (", "!", "$var(x)", "", ") exit;"),
+        ("$var(x) = ", "$var(y) + ", "1", "", ";"),
+        ("if (", "give(1) || ", "1", "", ") exit;"),
+        ("", "if ($var(x)) { ", "exit;", " }", ""),
+        ("", "while ($var(x)) { ", "break;", " }", ""),
+        ("", "if ($var(x) == 1) exit; else ", "exit;", "", ""),
+        ('xlog("', "$(avp(", "x", "))", '");'),
+    ],
+)
+def test_what_nests_too_deep_is_a_finding(
+    depth: int, begin: str, opening: str, middle: str, closing: str, end: str
+) -> None:
+    """However deep: a finding with a place, never an error of ours."""
+    text = f"route {{\n{begin}{opening * depth}{middle}{closing * depth}{end}\n}}\n"
+    lab = Lab()
+    found = [finding for finding in lab.findings(text) if finding.severity == "error"]
+    try:
+        if not found:
+            lab.compile(text)
+    except ScriptErrors as errors:
+        found = errors.findings
+    assert all("deep" in finding.message for finding in found)
+    assert found or depth == 100
 
 
 def test_launch_runs_beside_the_script_on_its_own_variables() -> None:
