@@ -37,6 +37,11 @@ class ServerProcess:
         assert self.process is not None
         return self.process.pid
 
+    def command(self) -> list[str]:
+        """What is run."""
+        server = [sys.executable, "-m", "opensipspy", "-f", str(self.script), "-F", "-E", "-w", str(self.folder)]
+        return [*server, *self.arguments]
+
     def start(self, *, wait: bool = True) -> None:
         """Start, and with `wait` return only when every socket is open. Raises with the log when it ends before."""
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -44,10 +49,9 @@ class ServerProcess:
         notify.bind(name)
         notify.settimeout(0.1)
         environment = {**os.environ, "NOTIFY_SOCKET": "@" + name[1:], "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "opensipspy", "-f", str(self.script), "-F", "-E", "-w", str(self.folder)]
         with notify, self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self.arguments],
+                self.command(),
                 cwd=Path(__file__).resolve().parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

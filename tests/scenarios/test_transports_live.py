@@ -1,0 +1,351 @@
+"""Transports with a server of their own: a reload with calls up, a load balancer in front, hostile and lost peers,
+two networks that cannot see each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+from tests.scenarios.server import ServerProcess
+from tests.scenarios.wires import End, StreamWire
+
+pytestmark = pytest.mark.scenario
+
+BASE = """
+log_level=3
+stderror_enabled=yes
+syslog_enabled=no
+SOCKETS
+loadmodule "proto_udp.so"
+loadmodule "proto_tcp.so"
+loadmodule "tls_wolfssl.so"
+loadmodule "tls_mgm.so"
+DOMAINS
+loadmodule "proto_tls.so"
+loadmodule "sl.so"
+loadmodule "httpd.so"
+modparam("httpd", "ip", "127.0.0.1")
+modparam("httpd", "port", HTTP)
+loadmodule "mi_http.so"
+route {
+    ROUTE
+}
+"""
+DOMAIN = """
+modparam("tls_mgm", "server_domain", "NAME")
+modparam("tls_mgm", "certificate", "[NAME]CERT")
+modparam("tls_mgm", "private_key", "[NAME]KEY")
+modparam("tls_mgm", "ca_list", "[NAME]CA")
+modparam("tls_mgm", "match_sip_domain", "[NAME]NAME")
+modparam("tls_mgm", "require_cert", "[NAME]REQUIRED")
+"""
+OPTIONS = ["From: <sip:a@one.test>;tag=1", "To: <sip:one.test>"]
+
+
+def mi(port: int, method: str, **params: object) -> object:
+    """A management command over HTTP."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    head = f"POST /mi HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", port), 5) as made:
+        made.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        data = b""
+        while piece := made.recv(65536):
+            data += piece
+    answer = json.loads(data.partition(b"\r\n\r\n")[2])
+    assert "error" not in answer, answer
+    return answer["result"]
+
+
+def domains(authority: Authority, *names: str, required: int = 0) -> str:
+    text = ""
+    for name in names:
+        identity = authority.issue(name)
+        made = DOMAIN.replace("NAME", name).replace("CERT", str(identity.cert)).replace("KEY", str(identity.key))
+        text += made.replace("[" + name + "]CA", f"[{name}]{authority.path}").replace("REQUIRED", str(required))
+    return text
+
+
+def script(sockets: str, http: int, route: str, domains: str = "") -> str:
+    return (
+        BASE.replace("SOCKETS", sockets)
+        .replace("HTTP", str(http))
+        .replace("ROUTE", route)
+        .replace("DOMAINS", domains or 'modparam("tls_mgm", "client_domain", "out")')
+    )
+
+
+def trusting(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.path)
+    return context
+
+
+def ask(wire: ssl.SSLSocket, call_id: str) -> str:
+    """The reason phrase of the answer to an OPTIONS."""
+    text = (
+        f"OPTIONS sip:one.test SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1:9;branch=z9hG4bK{call_id}\r\nMax-Forwards: 70\r\n"
+        f"From: <sip:a@one.test>;tag=1\r\nTo: <sip:one.test>\r\nCall-ID: {call_id}\r\nCSeq: 1 OPTIONS\r\n"
+        "Content-Length: 0\r\n\r\n"
+    )
+    wire.sendall(text.encode())
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = wire.recv(65536)
+        assert piece, "closed"
+        data += piece
+    return data.split(b"\r\n", 1)[0].decode().split(" ", 2)[2]
+
+
+def test_certificates_are_replaced_with_connections_up(
+    start_server: Callable[..., ServerProcess], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """tls_mgm:reload: who is connected stays connected; who connects sees the new certificate, by name (SNI)."""
+    authority = Authority(tmp_path)
+    port, http = free_port(), free_port()
+    route = 'sl_send_reply(200, "$tls_my_subject_cn $tls_peer_subject_cn $tls_peer_verified");'
+    server = start_server(
+        script(f"socket=tls:127.0.0.1:{port}", http, route, domains(authority, "one.test", "two.test"))
+    )
+    known = trusting(authority)
+    client = authority.issue("client.test")
+    known.load_cert_chain(client.cert, client.key)
+
+    def dial(name: str, context: ssl.SSLContext) -> ssl.SSLSocket:
+        made = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5), server_hostname=name)
+        made.settimeout(5)
+        return made
+
+    with dial("one.test", known) as one, dial("two.test", trusting(authority)) as two:
+        assert ask(one, "1") == "one.test client.test 1"
+        assert ask(two, "2") == "two.test <null> 0"
+        before = one.getpeercert()
+        assert before is not None
+        renewed = authority.issue("one.test")
+        assert mi(http, "tls_mgm:reload") == "OK"
+        with dial("one.test", trusting(authority)) as fresh:
+            after = fresh.getpeercert()
+            assert after is not None
+            assert int(str(after["serialNumber"]), 16) == renewed.certificate.serial_number
+            assert after["serialNumber"] != before["serialNumber"]
+            assert ask(fresh, "3") == "one.test <null> 0"
+        assert ask(one, "4") == "one.test client.test 1"
+        listed = mi(http, "tcp:list", proto="tls")
+        assert isinstance(listed, dict)
+        assert {entry["Type"] for entry in listed["Connections"]} == {"tls"}
+        assert mi(http, "tcp:close", ipport=f"tls:127.0.0.1:{one.getsockname()[1]}") == "OK"
+        assert one.recv(10) == b""
+        shown = mi(http, "tls_mgm:list")
+    assert isinstance(shown, dict)
+    assert [entry["name"] for entry in shown["Domains"]] == ["one.test", "two.test"]
+    assert "PRIVATE KEY" not in server.log_text()
+
+
+@pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
+def test_haproxy_in_front(
+    start_server: Callable[..., ServerProcess], free_port: Callable[[], int], tmp_path: Path, version: str
+) -> None:
+    """$proxy_protocol tells who is behind the load balancer; $si stays the load balancer."""
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not installed (Debian: haproxy)")
+    port, http, front = free_port(), free_port(), free_port()
+    route = 'sl_send_reply(200, "$si $proxy_protocol(src_ip):$proxy_protocol(src_port) $proxy_protocol(af)");'
+    start_server(script(f"socket=tcp:127.0.0.1:{port} allow_proxy_protocol", http, route))
+    (tmp_path / "haproxy.cfg").write_text(
+        "global\n  maxconn 10\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n"
+        f"listen sip\n  bind 127.0.0.1:{front}\n  server one 127.0.0.1:{port} {version}\n"
+    )
+    balancer = subprocess.Popen(
+        ["haproxy", "-db", "-q", "-f", str(tmp_path / "haproxy.cfg")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            try:
+                wire = StreamWire(("127.0.0.1", front), "127.0.0.1")
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        end = End("alice", "tcp", wire)
+        end.request("OPTIONS", "sip:one.test", OPTIONS, "behind", 1)
+        assert end.receive().first == f"SIP/2.0 200 127.0.0.1 127.0.0.1:{wire.address[1]} INET"
+        end.close()
+        direct = End("bob", "tcp", StreamWire(("127.0.0.1", port), "127.0.0.1"))
+        direct.request("OPTIONS", "sip:one.test", OPTIONS, "direct", 1)
+        assert direct.receive().first == "SIP/2.0 200 127.0.0.1 <null>:<null> <null>"
+        direct.close()
+    finally:
+        balancer.terminate()
+        balancer.wait(10)
+
+
+INSIDE = """
+import sys
+sys.path.insert(0, ROOT)
+from tests.scenarios.wires import End, connect, flat, target_of, Dialog, StreamWire
+import socket, subprocess, os, ctypes
+
+libc = ctypes.CDLL(None, use_errno=True)
+def enter(name):
+    with open("/var/run/netns/" + name) as handle:
+        assert libc.setns(handle.fileno(), 0x40000000) == 0, ctypes.get_errno()
+
+enter(PREFIX + "in")
+caller = End("alice", "udp", connect("udp", ("10.77.1.1", 5060), "10.77.1.2", None))
+enter(PREFIX + "out")
+listener = socket.create_server(("10.77.2.2", 5070))
+local, remote = "<sip:alice@home.test>;tag=a", "<sip:bob@far.test>"
+caller.request("INVITE", "sip:bob@far.test", ["From: " + local, "To: " + remote,
+    "X-To: sip:10.77.2.2:5070;transport=tcp"], "c1", 1)
+accepted, _ = listener.accept()
+wire = StreamWire.__new__(StreamWire)
+wire._socket, wire._buffer, wire.address = accepted, b"", ("10.77.2.2", 5070)
+accepted.settimeout(10)
+callee = End("bob", "tcp", wire)
+invite = callee.receive()
+show = lambda m: sys.stdout.write("MESSAGE " + repr(m.raw.decode()) + "\\n")
+show(invite)
+callee.answer(invite, 200, "b")
+ok = caller.receive()
+ours = Dialog("c1", local, ok["To"], target_of(ok["Contact"]), flat(ok.all("Record-Route"))[::-1], 1)
+theirs = Dialog("c1", ok["To"], local, target_of(invite["Contact"]), flat(invite.all("Record-Route")), 100)
+caller.in_dialog("ACK", ours)
+show(callee.receive())
+caller.in_dialog("INVITE", ours)
+again = callee.receive()
+show(again)
+callee.answer(again, 200, "b")
+assert caller.receive().status == 200
+caller.in_dialog("ACK", ours)
+show(callee.receive())
+# The advertised address belongs to a router in front of us: it forwards there what it gets.
+callee.in_dialog("BYE", theirs)
+bye = caller.receive()
+assert bye.method == "BYE"
+caller.answer(bye, 200, "a")
+answer = callee.receive()
+show(answer)
+assert answer.status == 200
+print("DONE")
+"""
+
+NETWORKS = """
+log_level=3
+stderror_enabled=yes
+syslog_enabled=no
+mhomed=yes
+socket=udp:10.77.1.1:5060
+socket=tcp:10.77.2.1:5060 as 203.0.113.9:5099
+tcp_connect_timeout=3000
+loadmodule "proto_udp.so"
+loadmodule "proto_tcp.so"
+loadmodule "sl.so"
+loadmodule "tm.so"
+loadmodule "rr.so"
+modparam("rr", "enable_double_rr", 1)
+loadmodule "sipmsgops.so"
+route {
+    if (has_totag()) {
+        loose_route();
+        t_relay();
+        exit;
+    }
+    record_route();
+    $du = $hdr(X-To);
+    remove_hf("X-To");
+    t_relay();
+}
+"""
+
+
+@pytest.fixture
+def networks() -> Iterator[str]:
+    """Two network namespaces, each joined with a third, where the server runs, by a cable of its own."""
+    if shutil.which("ip") is None:
+        pytest.skip("ip is not installed (Debian: iproute2)")
+    prefix = f"sip{os.getpid() % 100000}"
+    spaces = [prefix + name for name in ("in", "mid", "out")]
+
+    def ip(*words: str) -> bool:
+        return subprocess.run(["ip", *words], capture_output=True, timeout=10, check=False).returncode == 0
+
+    try:
+        if not all(ip("netns", "add", space) for space in spaces):
+            pytest.skip("network namespaces are not permitted here")
+        inside, middle, outside = spaces
+        for number, (space, cable) in enumerate(((inside, "a"), (outside, "b")), 1):
+            near, far = f"{prefix}{cable}", f"{prefix}{cable}x"
+            ready = ip("link", "add", near, "netns", middle, "type", "veth", "peer", "name", far, "netns", space)
+            for name, home, last in ((near, middle, 1), (far, space, 2)):
+                ready = ready and ip("-n", home, "addr", "add", f"10.77.{number}.{last}/24", "dev", name)
+                ready = (
+                    ready and ip("-n", home, "link", "set", name, "up") and ip("-n", home, "link", "set", "lo", "up")
+                )
+            if not ready:
+                pytest.skip("network cables between namespaces are not permitted here")
+        yield prefix
+    finally:
+        for space in spaces:
+            ip("netns", "del", space)
+
+
+def test_no_inner_address_shows_outside(networks: str, tmp_path: Path) -> None:
+    """mhomed picks the socket of each side; the outer one is shown as advertised in Via and Record-Route.
+
+    What tells the inner address is what has to: the inner Record-Route (RFC 5658 §4), the phone's own Contact and its
+    Via. None of our Vias does, nor the outer Record-Route.
+    """
+    (tmp_path / "opensips.cfg").write_text(NETWORKS)
+    root = str(Path(__file__).resolve().parents[2])
+    server = Namespaced(tmp_path / "opensips.cfg", tmp_path, networks + "mid")
+    server.begin()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"ROOT, PREFIX = {root!r}, {networks!r}\n" + INSIDE],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        server.stop()
+    assert done.stdout.endswith("DONE\n"), done.stdout + done.stderr + server.log_text()
+    messages = [eval(line[8:]) for line in done.stdout.splitlines() if line.startswith("MESSAGE ")]
+    requests = [text for text in messages if not text.startswith("SIP/2.0")]
+    assert len(requests) == 4
+    for text in requests:
+        top = next(line for line in text.split("\r\n") if line.startswith("Via:"))
+        assert "203.0.113.9:5099" in top
+        assert "10.77.2.1" not in text, "the socket behind the advertised address"
+        shown = [line for line in text.split("\r\n") if "10.77.1.1" in line]
+        assert all(line.startswith("Record-Route:") and ";r2=on" in line for line in shown), shown
+
+
+class Namespaced(ServerProcess):
+    """A server in a network namespace. Its notification, an abstract name, stays in there; the log tells too."""
+
+    def __init__(self, script: Path, folder: Path, space: str) -> None:
+        super().__init__(script, folder)
+        self.space = space
+
+    def command(self) -> list[str]:
+        return ["ip", "netns", "exec", self.space, *super().command()]
+
+    def begin(self) -> None:
+        """Start, and return when every socket is open."""
+        self.start(wait=False)
+        until = time.monotonic() + self.start_limit_s
+        while " ready: " not in self.log_text():
+            assert time.monotonic() < until, self.log_text()
+            time.sleep(0.05)
