@@ -99,6 +99,8 @@ class Database(ABC):
         self.version_table = "version"
         self.buffered_writes = 0
         self.flush_s = 0.0
+        self.lost_writes = 0
+        """Queued writes that the back-end refused for good."""
         self._queue: deque[Write] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
@@ -247,7 +249,9 @@ class Database(ABC):
 
     def _give_up(self, write: Write, error: DatabaseError) -> None:
         self._forget(1)
-        LOG.error("%s: a write to table %s is lost: %s", self.url, write.table, error)
+        self.lost_writes += 1
+        # Values stay out of the log: they may be passwords.
+        LOG.error("%s: a write to table %s is lost (%d so far): %s", self.url, write.table, self.lost_writes, error)
 
     def _forget(self, count: int) -> None:
         for _ in range(count):

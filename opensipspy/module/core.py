@@ -79,6 +79,8 @@ class Core(ABC):
     """Global parameters of the script, typed attributes with defaults (`script.Globals`)."""
     program: Any
     """The compiled script (`script.Program`); None until it is compiled. Replaced by a reload."""
+    script_folder: str = ""
+    """Where the script lies, "" for a script without a file: rule files without a folder are looked for there."""
     services: Any = None
     """What scripts ask of the server (`script.ScriptServices`); None in tests without scripts."""
     catalogue: Catalogue

@@ -220,6 +220,7 @@ class Server:
     def _prepare(self) -> None:
         core = self.core
         core.globals = self.loaded.globals
+        core.script_folder = "" if self.options.script in ("", "-") else os.path.dirname(self.options.script)
         core.program = self.loaded.program
         core.services = self.services
         core.modules = self.loaded.modules

@@ -107,7 +107,7 @@ def test_a_row_that_never_fits_is_dropped_alone_and_told(caplog: pytest.LogCaptu
         assert database.rows == [1, 2]
 
     asyncio.run(scenario())
-    assert ["a write to table t is lost" in r.getMessage() for r in caplog.records] == [True]
+    assert ["a write to table t is lost (1 so far)" in r.getMessage() for r in caplog.records] == [True]
 
 
 def test_the_queue_is_bounded(monkeypatch):
