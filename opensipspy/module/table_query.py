@@ -75,3 +75,17 @@ def script_value(value: DbValue) -> Value:
     if value is None or isinstance(value, int | str):
         return value
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def parse_loads(text: str) -> list[tuple[str, str]]:
+    """(AVP, column) of each part of a load_credentials parameter, "$avp(name)=column;column2". Raises ValueError."""
+    found = []
+    for item in (part.strip() for part in text.split(";")):
+        if not item:
+            continue
+        left, equals, right = (part.strip() for part in item.partition("="))
+        avp, column = (left, right) if equals else (f"$avp({left})", left)
+        if not column or not avp.startswith("$avp(") or not avp.endswith(")") or len(avp) < len("$avp(x)"):
+            raise ValueError(f'"{item}" is not of the form $avp(name)=column or column')
+        found.append((avp[len("$avp(") : -1].strip(), column))
+    return found

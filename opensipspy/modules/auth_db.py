@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from opensipspy.db import Column, Condition, Database, DatabaseError, DbValue, Index, Table, auto_id
 from opensipspy.module import Module, Param, ParamError, Requires, WritableVar, script_function
+from opensipspy.module.table_query import parse_loads, script_value
 from opensipspy.modules.auth.api import (
     AUTHORIZED,
     GENERIC_ERROR,
@@ -19,7 +20,7 @@ from opensipspy.modules.auth.api import (
 )
 from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import FAILURE, LOCAL, REQUEST
-from opensipspy.script.run import Run, Value
+from opensipspy.script.run import Run
 from opensipspy.sip import H_AUTHORIZATION, H_PROXY_AUTHORIZATION, ParseError, parse_uri
 
 SUBSCRIBER_VERSION: Final = 8
@@ -56,38 +57,6 @@ URI: Final = Table(
 )
 
 
-class Loaded:
-    """One column that authentication puts into an AVP."""
-
-    __slots__ = ("avp", "column")
-
-    def __init__(self, avp: str, column: str) -> None:
-        self.avp = avp
-        self.column = column
-
-
-def parse_credentials_list(text: str) -> list[Loaded]:
-    """load_credentials: "$avp(name)=column;column2". Raises ValueError."""
-    found = []
-    for item in text.split(";"):
-        item = item.strip()
-        if not item:
-            continue
-        left, equals, right = (part.strip() for part in item.partition("="))
-        avp, column = (left, right) if equals else (f"$avp({left})", left)
-        if not column or not avp.startswith("$avp(") or not avp.endswith(")") or len(avp) < len("$avp(x)"):
-            raise ValueError(f'"{item}" is not of the form $avp(name)=column or column')
-        found.append(Loaded(avp[len("$avp(") : -1].strip(), column))
-    return found
-
-
-def script_value(value: DbValue) -> Value:
-    """What a column's value is in a script."""
-    if value is None or isinstance(value, int | str):
-        return value
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-
-
 class AuthDb(Module):
     """Check digest credentials with passwords from a database."""
 
@@ -110,12 +79,12 @@ class AuthDb(Module):
     uri_uriuser_column = Param(str, "uri_user", "Column with the URI's user in uri tables.")
 
     def __init__(self, **params: Any) -> None:
-        self._load: list[Loaded] = []
+        self._load: list[tuple[str, str]] = []
         self._checked: set[str] = set()
         super().__init__(**params)
 
     def set_load_credentials(self, value: str) -> None:
-        self._load = parse_credentials_list(value)
+        self._load = parse_loads(value)
 
     async def start(self) -> None:
         self._auth = self.core.api("auth", AuthApi)  # type: ignore[type-abstract]
@@ -146,7 +115,7 @@ class AuthDb(Module):
         attempt = self._auth.begin(run, kind, realm)
         if isinstance(attempt, int):
             return attempt
-        columns = [self._secret_column(attempt), *(one.column for one in self._load)]
+        columns = [self._secret_column(attempt), *(column for _, column in self._load)]
         where: list[Condition] = [(self.user_column, "=", attempt.user)]
         if self.use_domain:
             where.append((self.domain_column, "=", attempt.domain))
@@ -158,9 +127,9 @@ class AuthDb(Module):
         secret, *loaded = rows[0]
         code = self._auth.finish(run, attempt, str(script_value(secret) or ""), bool(self.calculate_ha1))
         if code == AUTHORIZED:
-            for one, value in zip(self._load, loaded, strict=True):
+            for (avp, _), value in zip(self._load, loaded, strict=True):
                 if value is not None:
-                    run.avps.setdefault(one.avp, []).append(script_value(value))
+                    run.avps.setdefault(avp, []).append(script_value(value))
         return code
 
     def _secret_column(self, attempt: Attempt) -> str:

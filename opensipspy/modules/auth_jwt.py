@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 from opensipspy.db import Column, Condition, DbValue, Index, Table, auto_id
 from opensipspy.module import Module, Param, StartError, WritableVar, script_function
 from opensipspy.module.table_cache import cell_text, open_database, own_or_default_url
-from opensipspy.module.table_query import TableQuery, script_value
+from opensipspy.module.table_query import TableQuery, parse_loads, script_value
 from opensipspy.script.kinds import REQUEST
 from opensipspy.script.run import Run, VarRef
 
@@ -119,20 +119,6 @@ def _compact(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def parse_credentials(text: str) -> list[tuple[str, str]]:
-    """load_credentials as (AVP, column): "$avp(name)=column;column2". Raises ValueError."""
-    found = []
-    for item in (part.strip() for part in text.split(";")):
-        if not item:
-            continue
-        left, equals, right = (part.strip() for part in item.partition("="))
-        avp, column = (left, right) if equals else (f"$avp({left})", left)
-        if not column or not avp.startswith("$avp(") or not avp.endswith(")") or len(avp) < len("$avp(x)"):
-            raise ValueError(f'"{item}" is not of the form $avp(name)=column or column')
-        found.append((avp[len("$avp(") : -1].strip(), column))
-    return found
-
-
 class AuthJwt(Module):
     """Check JSON Web Tokens."""
 
@@ -161,7 +147,7 @@ class AuthJwt(Module):
         super().__init__(**params)
 
     def set_load_credentials(self, value: str) -> None:
-        self._load = parse_credentials(value)
+        self._load = parse_loads(value)
 
     async def start(self) -> None:
         if importlib.util.find_spec("jwt") is None or importlib.util.find_spec("cryptography") is None:
