@@ -33,7 +33,7 @@ from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.identity import Identity
 from opensipspy.server.stepper import Stepper
-from opensipspy.server.trouble import describe_failure
+from opensipspy.server.trouble import describe_failure, script_routes
 from opensipspy.server.wheel import Timer, Wheel
 from opensipspy.sip import Peer, Socket, Uri
 
@@ -465,7 +465,9 @@ class ServerCore(Core):
         default action of the route kind is taken.
         """
         self.counters.script_errors.inc()
-        stack = " < ".join(f"{kinds.kind_keyword(kind)}[{name}]" for kind, name in reversed(run.route_stack))
+        stack = script_routes(error) or " < ".join(
+            f"{kinds.kind_keyword(kind)}[{name}]" for kind, name in reversed(run.route_stack)
+        )
         LOG.error(
             "%s%s, Call-ID %s",
             describe_failure(error),

@@ -15,6 +15,15 @@ def script_place(error: BaseException) -> str:
     return found
 
 
+def script_routes(error: BaseException) -> str:
+    """The routes that were running, innermost first, each with its line: `route[b] (x.cfg:9) < route (x.cfg:2)`."""
+    found = []
+    for frame, line in walk_tb(error.__traceback__):
+        if not _is_python(frame):
+            found.append(f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{line})")
+    return " < ".join(reversed(found))
+
+
 def python_place(error: BaseException) -> str:
     """`file:line` of the innermost Python line, with the file's last two parts only."""
     found = ""
