@@ -119,6 +119,7 @@ def test_everything_comes_out_as_json(tmp_path: Path) -> None:
         (["-f", "office.cfg", "call-outside.sip", "--answers", "office.cfg"], "office.cfg: Expecting value"),
         (["-f", "office.cfg", "call-outside.sip", "--source", "here"], "'here' is no proto:address:port"),
         (["-f", "office.cfg", "call-outside.sip", "--to", "tls:1.2.3.4:1"], "does not listen on tls:1.2.3.4:1"),
+        (["-f", "office.cfg", "call-outside.sip", "-o", "name"], "-o takes NAME=VALUE, not 'name'"),
         (["-f", "office.cfg", "call-outside.sip", "--route", "outsid"], "did you mean 'outside'?"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,19 @@ from opensipspy.server.simulation import NO_NETWORK, Outcome, Sent, Simulation, 
 SUMMARY = "run messages through a script in memory and show the path they take"
 MAX_MESSAGE_BYTES: Final = 1 << 20
 # What leaves the process, as Python's audit hooks name it.
-LEAVING: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "subprocess.Popen", "os.system"})
+LEAVING: Final = frozenset(
+    {
+        "socket.connect",
+        "socket.sendto",
+        "socket.sendmsg",
+        "socket.getaddrinfo",
+        "socket.gethostbyname",
+        "subprocess.Popen",
+        "os.system",
+    }
+)
+# Resolvers in C, which no hook sees; the libraries that would like them have another way.
+RESOLVERS: Final = frozenset({"pycares", "aiodns"})
 
 
 class Packet:
@@ -92,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         if args.script != "-":
             # The checker's findings are for what is in a script, not for one that is not there.
             Path(args.script).open("rb").close()
-        given = dict(pair.split("=", 1) for pair in args.arguments if "=" in pair)
+        given = dict(argument(pair) for pair in args.arguments)
         packets = [Packet(name, read(name), args.source, args.to) for name in args.messages]
         simulation = Simulation(
             args.script,
@@ -112,8 +125,13 @@ def run(args: argparse.Namespace) -> int:
             if args.advance > 0:
                 show.later(args.advance, site.advance(args.advance))
             show.end()
+        sys.stdout.flush()
     except LoadError as error:
         print(error.text, file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read has seen enough; nothing more is to be written at the end of the process either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError, LookupError, StartError, AnswersError) as error:
         name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
@@ -125,6 +143,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"opensipspy simulate: {name}{reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def argument(pair: str) -> tuple[str, str]:
+    """NAME=VALUE. Raises ValueError."""
+    name, equals, value = pair.partition("=")
+    if not name or not equals:
+        raise ValueError(f"-o takes NAME=VALUE, not {pair!r}")
+    return name, value
 
 
 def arrive(site: Simulation, packet: Packet, route: str | None) -> Outcome:
@@ -156,6 +182,8 @@ def stay_inside() -> None:
     def refuse(event: str, args: tuple[Any, ...]) -> None:
         if event in LEAVING:
             raise ConnectionRefusedError(111, NO_NETWORK)
+        if event == "import" and args[0] in RESOLVERS:
+            raise ImportError(NO_NETWORK)
 
     sys.addaudithook(refuse)
 

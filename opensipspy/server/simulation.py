@@ -490,6 +490,7 @@ class Simulation:
         self.journal = Journal(self.clock.now)
         self.answers = Answers.read(answers) if isinstance(answers, str) else answers or Answers()
         self._made_up = answers is not None
+        self._network = network
         self.dns = MadeUpDns(self.answers, self.look_up)
         self._peers = Peers(self)
         self._lines = Lines(lambda line: self.journal.add(noted.LOG, line))
@@ -563,10 +564,13 @@ class Simulation:
             opened = core.databases.get
             core.databases.get = lambda url: _noted_database(opened(url), told)
         rest, programs = self.loaded.modules.get("rest_client"), self.loaded.modules.get("exec")
-        if rest is not None and self._made_up and hasattr(rest, "_carry"):
-            setattr(rest, "_carry", self._http)  # noqa: B010 - only here a module's inside is replaced
-        if programs is not None and self._made_up and hasattr(programs, "_execute"):
-            setattr(programs, "_execute", self._execute_of(programs))  # noqa: B010
+        inside = self._made_up or not self._network
+        # Only here the inside of a module is replaced.
+        if rest is not None and hasattr(rest, "_carry"):
+            setattr(rest, "_carry", self._http if inside else self._noted_http(rest._carry))  # noqa: B010
+        if programs is not None and hasattr(programs, "_execute"):
+            execute = self._execute_of(programs) if inside else self._noted_program(programs._execute)
+            setattr(programs, "_execute", execute)  # noqa: B010
         MemoryCaches(self.loaded.services, self.answers, self.look_up)
         plain = core.call_later
 
@@ -598,6 +602,28 @@ class Simulation:
 
     def _no_network(self, what: str) -> None:
         self.look_up("network", what, f"refused: {NO_NETWORK}", False)
+
+    def _noted_http(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """rest_client's own request, told of."""
+
+        async def carry(transfer: Any, method: str, url: str, *more: object) -> Any:
+            code = await plain(transfer, method, url, *more)
+            body = transfer.body.decode("utf-8", "replace")
+            answer = f"{transfer.status} {noted.clip(body)}".rstrip() if code == 1 else f"failure {code}"
+            self.look_up("http", f"{method} {url}", answer, code == 1)
+            return code
+
+        return carry
+
+    def _noted_program(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """exec's own program, told of."""
+
+        async def execute(command: str, *more: object) -> Any:
+            output = await plain(command, *more)
+            self.look_up("exec", command, "it failed" if output is None else repr(output[0]), output is not None)
+            return output
+
+        return execute
 
     async def _http(self, transfer: Any, method: str, url: str, *more: object) -> int:
         """Stands for rest_client's request."""

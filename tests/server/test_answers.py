@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -181,13 +182,22 @@ def test_a_gateway_answers_is_silent_or_cannot_be_reached() -> None:
 
 
 def test_nothing_leaves_the_process_unless_told() -> None:
-    """A real rest_client without an answer for it: the connection is refused before it begins."""
+    """Without answers too: an HTTP server is not there, and any other connection is refused before it begins."""
     body = 'route { rest_get("http://127.0.0.1:9/", $var(body)); $var(code) = $rc; exit; }'
     text = "\n".join(line for line in HEAD.split("\n") if "sqlops" not in line)
     with Simulation("script.cfg", text=text + body) as site:
         asked = site.receive(MESSAGE)
         assert asked.value("$var(code)") == -1
-        assert [(each.kind, each.answered) for each in asked.lookups] == [("network", False)]
+        assert [(each.kind, each.answered) for each in asked.lookups] == [("http", False)]
+        for work in (
+            asyncio.open_connection("127.0.0.1", 9),
+            asyncio.open_unix_connection("/nowhere"),
+            asyncio.create_subprocess_shell("true"),
+            site.loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=("127.0.0.1", 9)),
+        ):
+            with pytest.raises(ConnectionRefusedError, match="no network"):
+                site.loop.run_until_complete(work)
+        assert [each.kind for each in site.lookups[1:]] == ["network"] * 4
 
 
 def test_one_route_runs_by_itself_with_what_a_test_gives_it() -> None:
