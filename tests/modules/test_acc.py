@@ -457,6 +457,27 @@ def test_a_full_queue_writes_the_record_to_the_log(
     assert "call_id=call-2;code=200" in caplog.text
 
 
+def test_records_that_the_database_refuses_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A table that is not there, or a value that does not fit: told with the write, and by number at the end."""
+    database = MemoryDatabase()
+    core = loaded({URL: database}, db_url=URL)
+
+    async def scenario() -> None:
+        database.refuses = True
+        for number in range(3):
+            call = Call(core, request(call_id=f"call-{number}"))
+            call.do("do_accounting", "db")
+            call.answered(200)
+        acc = core.module("acc")
+        assert isinstance(acc, Acc)
+        await database.flush()
+        assert acc.refused_writes.read() == 3
+        await acc.stop()
+
+    asyncio.run(scenario())
+    assert "the database refused 3 writes" in caplog.text
+
+
 def test_long_identifiers_fit_a_strict_back_end() -> None:
     """A peer cannot stay out of the records with a Call-ID that the column does not take."""
     database = MemoryDatabase()

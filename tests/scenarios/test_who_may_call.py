@@ -42,8 +42,6 @@ loadmodule "mi_datagram.so"
 db_default_url="sqlite:{db}"
 modparam("mi_datagram", "socket_name", "{mi}")
 modparam("permissions", "db_url", "sqlite:{db}")
-modparam("permissions", "default_allow_file", "{folder}/permissions.allow")
-modparam("permissions", "default_deny_file", "{folder}/permissions.deny")
 modparam("dialplan", "db_url", "sqlite:{db}")
 modparam("group", "re_table", "re_grp")
 modparam("userblacklist", "use_domain", 0)
@@ -130,6 +128,7 @@ def database(tmp_path: Path) -> Path:
         "INSERT INTO userblacklist (username, domain, prefix, whitelist) VALUES (?, ?, ?, ?)",
         [("bob", "", "4021", "0")],
     )
+    # permissions looks for them in the folder of the script.
     (tmp_path / "permissions.allow").write_text('"^sip:alice@" : ALL\n')
     (tmp_path / "permissions.deny").write_text('ALL : "^sip:666"\n')
     return path
@@ -149,7 +148,7 @@ def call(
 ) -> Iterator[Call]:
     port = free_port()
     script = SCRIPT.replace("{port}", str(port)).replace("{db}", str(database)).replace("{mi}", str(mi_socket))
-    start_server(script.replace("{folder}", str(database.parent)))
+    start_server(script)
     phones = {user: Phone(user, ("127.0.0.1", port)) for user in ("alice", "bob", "mallory")}
 
     def options(user: str, number: str) -> Received:

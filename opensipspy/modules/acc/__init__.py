@@ -115,6 +115,7 @@ class Acc(Module):
     acc_time_column = Param(str, "time", "Column of the time of the record.")
 
     lost_records = Stat("Rows that the database's full queue did not take; the log has them.", no_reset=True)
+    refused_writes = Stat("Writes that the database of the records refused for good.", computed="refused")
     queued_writes = Stat("Writes that the database of the records does not have yet.", computed="waiting")
 
     answered_event = Event("E_ACC_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info"))
@@ -165,9 +166,14 @@ class Acc(Module):
             self.core.log.critical("acc: the database did not take the last writes (%d): %s", self._db.queued, error)
         if self.lost_records.read():
             self.core.log.critical("acc: %d records went to the log instead of the database", self.lost_records.read())
+        if self.refused():
+            self.core.log.critical("acc: the database refused %d writes, as the log told", self.refused())
 
     def waiting(self) -> int:
         return self._db.queued if self._db is not None else 0
+
+    def refused(self) -> int:
+        return self._db.lost_writes if self._db is not None else 0
 
     # --- marking
 

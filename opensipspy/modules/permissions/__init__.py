@@ -83,7 +83,7 @@ class Permissions(Module):
     # --- life
 
     async def start(self) -> None:
-        self._folder = Path(getattr(self.core, "script_folder", ""))
+        self._folder = Path(self.core.script_folder)
         self._default_files = self._files.setdefault(
             self.default_allow_file, RuleFiles(self.default_allow_file, self.default_deny_file)
         )
