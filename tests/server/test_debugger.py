@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from opensipspy.module.testing import FakeCore
+from opensipspy.module.testing import FakeCore, make_run, request
 from opensipspy.server.adapter import DebugAdapter, parse_address
-from opensipspy.server.debugger import Debugger
+from opensipspy.server.debugger import Client, Debugger
+from opensipspy.server.load import load
+from opensipspy.server.options import Options
 from opensipspy.server.stepper import Stepper
 from tests.scenarios.peer import Phone, until
 from tests.scenarios.server import ServerProcess
@@ -270,6 +272,31 @@ def test_a_second_client_and_bytes_that_are_no_message_are_sent_away(site: Calla
         editor.socket.sendall(b"Content-Length: 99999999\r\n\r\n")
         assert editor.closed()
     house.log_has("no message of the protocol")
+
+
+def test_breakpoints_hold_in_the_routes_of_a_reload_too(tmp_path: Path) -> None:
+    """core:reload_routes: what runs ends on the old routes, what comes runs on the new ones; both are watched."""
+    path = tmp_path / "reload.cfg"
+    head = 'socket=udp:127.0.0.1:5060\nloadmodule "proto_udp.so"\n'
+    path.write_text(head + "route {\n    $var(x) = 1;\n    exit;\n}\n", encoding="utf-8")
+    options = Options()
+    options.script, options.watch = str(path), Debugger()
+    debugger = options.watch
+    assert isinstance(debugger, Debugger)
+    loaded = load(options)
+    debugger.catalogue = loaded.catalogue
+    debugger.connect(Client())
+    [made] = debugger.set_breakpoints(str(path), [{"line": 5}])
+    assert (made.line, made.problem) == (5, "")
+    run = make_run(request("OPTIONS", "sip:x@127.0.0.1"))
+    before = [number for number in range(len(debugger.points)) if debugger.halts(run, number)]
+    path.write_text(head + "route {\n    $var(y) = 2;\n    $var(x) = 1;\n    exit;\n}\n", encoding="utf-8")
+    loaded.reload(options)
+    after = [number for number in range(len(debugger.points)) if debugger.halts(run, number)]
+    assert [debugger.points[number].text for number in before] == ["exit"]
+    assert [debugger.points[number].text for number in after] == ["exit", "$var(x) = 1"]
+    debugger.disconnect()
+    assert not any(debugger.halts(run, number) for number in after)
 
 
 @pytest.mark.parametrize(
