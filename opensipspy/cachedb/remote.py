@@ -53,6 +53,7 @@ class RemoteCacheDb(CacheDb):
         self._connected = False
         self._returning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # --- what a driver does
@@ -96,6 +97,11 @@ class RemoteCacheDb(CacheDb):
         if pending or self._tasks:
             await asyncio.wait({*pending, *self._tasks})
         await self._let_go()
+        slow = set(self._closing)
+        for task in slow:
+            task.cancel()
+        if slow:
+            await asyncio.wait(slow)
 
     # --- an operation
 
@@ -214,11 +220,15 @@ class RemoteCacheDb(CacheDb):
             raise explained from error
 
     async def _let_go(self) -> None:
+        """Close the client. One that takes long goes on by itself: cut short it would leave its connections behind."""
+        task = asyncio.get_running_loop().create_task(self._close_quietly(), name=f"close {self.url}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        await asyncio.wait((task,), timeout=CLOSE_S)
+
+    async def _close_quietly(self) -> None:
         try:
-            async with asyncio.timeout(CLOSE_S):
-                await self.close_client()
-        except TimeoutError:
-            LOG.debug("%s: the connection did not close in time", self.url)
+            await self.close_client()
         except Exception as error:  # noqa: BLE001 - a client that cannot even be closed is left behind
             LOG.debug("%s: closing: %s", self.url, error)
 

@@ -25,13 +25,17 @@ class Backend(RemoteCacheDb):
         self.breaks = 0
         self.opened = 0
         self.asked = 0
+        self.slow_close: asyncio.Event | None = None
+        self.closed = 0
 
     async def open_client(self) -> None:
         self.opened += 1
         await self.greet()
 
     async def close_client(self) -> None:
-        pass
+        if self.slow_close is not None:
+            await self.slow_close.wait()
+            self.closed += 1
 
     async def greet(self) -> None:
         await self._answer()
@@ -194,6 +198,27 @@ def test_one_who_goes_away_leaves_the_others(backend: Backend) -> None:
         await asyncio.sleep(0)
         first.cancel()
         assert await second == "b"
+
+    play(backend, scenario)
+
+
+def test_a_client_that_closes_slowly_is_not_cut_short(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CLOSE_S", 0.01)
+
+    async def scenario() -> None:
+        await backend.fetch("k")
+        backend.slow_close = asyncio.Event()
+        backend.silent = True
+        with pytest.raises(CacheError):
+            await backend.fetch("k")
+        backend.silent = False
+        while not backend.available:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.005)
+        assert backend.closed == 0
+        backend.slow_close.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert backend.closed == 1
 
     play(backend, scenario)
 
