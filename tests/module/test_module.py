@@ -281,6 +281,24 @@ def test_an_undeclarable_signature_is_told() -> None:
         Strange().functions()
     with pytest.raises(ValueError, match=r"class\.name"):
         transformation("plain")
+    with pytest.raises(ValueError, match="name its params"):
+        transformation("sample.sees", with_run=True)
+
+
+def test_a_transformation_may_look_at_the_message() -> None:
+    class Seeing(Module):
+        name = "seeing"
+
+        @transformation("seeing.method", ("string?",), with_run=True)
+        def method(self, run: Run, value: Value, end: str = "") -> Value:
+            """Add the method."""
+            return f"{value}{run.msg.method}{end}"
+
+    core = FakeCore()
+    core.add(Seeing())
+    found = core.catalogue.transformations["seeing.method"]
+    assert found.with_run
+    assert found.apply(make_run(request("OPTIONS")), "x", ["!"]) == "xOPTIONS!"
 
 
 def test_a_subclass_inherits_and_replaces() -> None:
