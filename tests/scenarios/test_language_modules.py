@@ -121,3 +121,22 @@ route {
 """)
     assert options("alice")["X-Result"] == "1 10 alice 00"
     assert options("alice")["X-Result"] == "2 10 alice 00"
+
+
+def test_a_command_that_the_script_waits_for(ask: Callable[[str], Ask]) -> None:
+    options = ask("""
+loadmodule "tm.so"
+loadmodule "mi_script.so"
+route {
+    mi("core:no_such_command", $avp(error));
+    $avp(code) = $rc;
+    async(mi("core:log_level", $avp(answer)), resumed);
+}
+route[resumed] {
+    append_to_reply("X-Result: $avp(code) $avp(error) $rc $avp(answer)\\r\\n");
+    t_reply(200, "OK");
+}
+""")
+    result = options()["X-Result"]
+    assert result.startswith("-1 Method not found 1 {")
+    assert '"Log level":3' in result
