@@ -18,7 +18,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.scenarios.server import ServerProcess
-from tests.scenarios.wires import End, StreamWire
+from tests.scenarios.wires import End, StreamWire, connect
 
 pytestmark = pytest.mark.scenario
 
@@ -188,6 +188,80 @@ def test_haproxy_in_front(
     finally:
         balancer.terminate()
         balancer.wait(10)
+
+
+RELAY = """
+    if (has_totag()) {
+        loose_route();
+        t_relay();
+        exit;
+    }
+    if (!is_method("INVITE")) {
+        sl_send_reply(200, "Here");
+        exit;
+    }
+    $du = $hdr(X-To);
+    t_relay();
+"""
+
+
+@pytest.fixture
+def relay(
+    start_server: Callable[..., ServerProcess], free_port: Callable[[], int], tmp_path: Path
+) -> tuple[int, int, ssl.SSLContext]:
+    """UDP and TLS port of a proxy, and a context that trusts it."""
+    authority = Authority(tmp_path)
+    udp, tls = free_port(), free_port()
+    sockets = f"socket=udp:127.0.0.1:{udp}\nsocket=tls:127.0.0.1:{tls}\ntcp_max_connections=64\ntcp_max_msg_time=1"
+    modules = ("tm.so", "rr.so", "sipmsgops.so")
+    loading = "".join(f'loadmodule "{name}"\n' for name in modules) + 'modparam("tm", "fr_timeout", 60)\n'
+    text = script(sockets, free_port(), "ROUTE", domains(authority, "one.test"))
+    # These clients do not say whom they ask for.
+    text = text.replace('"[one.test]one.test"', '"[one.test]*"')
+    text = text.replace("route {", loading + "route {", 1)
+    start_server(text.replace("ROUTE", RELAY))
+    context = trusting(authority)
+    context.check_hostname = False
+    return udp, tls, context
+
+
+def test_a_peer_that_goes_before_it_answers(relay: tuple[int, int, ssl.SSLContext]) -> None:
+    """RFC 3261 §16.9: the loss of the connection is the end of the branch, long before a time-out."""
+    udp, tls, context = relay
+    caller = End("alice", "udp", connect("udp", ("127.0.0.1", udp), "127.0.0.1", context))
+    wire = connect("tls", ("127.0.0.1", tls), "127.0.0.1", context)
+    callee = End("one.test", "tls", wire)
+    context.check_hostname = False
+    callee.request("OPTIONS", "sip:one.test", OPTIONS, "hello", 1)
+    assert callee.receive().status == 200
+    lines = ["From: <sip:a@one.test>;tag=1", "To: <sip:b@one.test>", f"X-To: {callee.destination}"]
+    caller.request("INVITE", "sip:b@one.test", lines, "lost", 1)
+    assert callee.receive().method == "INVITE"
+    callee.close()
+    # The time-out is a minute away.
+    assert caller.receive().status in (477, 503)
+    caller.close()
+
+
+def test_floods_of_half_open_connections_are_refused(relay: tuple[int, int, ssl.SSLContext]) -> None:
+    """Those who hold connections without a handshake get their share and no more, and only for tcp_max_msg_time."""
+    udp, tls, context = relay
+    caller = End("alice", "udp", connect("udp", ("127.0.0.1", udp), "127.0.0.1", context))
+    idle = [socket.create_connection(("127.0.0.1", tls), 5) for _ in range(40)]
+    caller.request("OPTIONS", "sip:one.test", OPTIONS, "flood", 1)
+    assert caller.receive().status == 200
+    for each in idle:
+        each.settimeout(5)
+        try:
+            assert each.recv(10) == b""
+        except ConnectionResetError:
+            pass
+        each.close()
+    late = End("bob", "tls", connect("tls", ("127.0.0.1", tls), "127.0.0.1", context))
+    late.request("OPTIONS", "sip:one.test", OPTIONS, "after", 1)
+    assert late.receive().status == 200
+    late.close()
+    caller.close()
 
 
 INSIDE = """
