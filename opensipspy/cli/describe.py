@@ -9,9 +9,11 @@ from typing import Any, Final, cast
 
 from opensipspy.events import Hub
 from opensipspy.management import (
+    CacheCommands,
     CoreCommands,
     EventCommands,
     LogConsumerCommands,
+    MemoryCommands,
     Registry,
     Statistics,
     StatisticsCommands,
@@ -27,6 +29,7 @@ from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.core_events import EVENTS
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.figures import Figures
+from opensipspy.server.stores import count_stores
 
 SUMMARY: Final = "show what modules offer to scripts and operators"
 
@@ -84,9 +87,12 @@ def core_interface() -> dict[str, Any]:
     StatusCommands(registry, nobody).register()
     TcpCommands(registry, nobody).register()
     LogConsumerCommands(registry, {}).register()
+    CacheCommands(registry, nobody).register()
+    MemoryCommands(registry, nobody, nobody).register()
     Blacklists(nobody).register(registry)
     CoreCounters(statistics)
     Figures(statistics, nobody).declare()
+    count_stores(statistics, nobody)
     for name, params in EVENTS.items():
         hub.declare(name, params, module="core")
     return describe_catalogue(

@@ -9,7 +9,7 @@ import inspect
 import ipaddress
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STREAMS: Final = ("tcp", "tls", "ws", "wss")
 OK: Final = "OK"
 DEFAULT_EXPIRE_S: Final = 3600
+NOTICE: Final = 2
 LOWEST_LEVEL: Final = -3
 HIGHEST_LEVEL: Final = 4
 
@@ -420,6 +421,38 @@ class CacheCommands:
             return await result if inspect.isawaitable(result) else result
         except (LookupError, OSError) as error:
             raise MiError(500, f"Cache {what} command failed", str(error)) from error
+
+
+class MemoryCommands:
+    """`mem:*`: what the memory of the server is filled with. There is one memory, so both commands tell the same."""
+
+    def __init__(self, registry: Registry, control: ServerControl, dump: Callable[[int], None]) -> None:
+        """dump: writes what it finds to the log, at that level."""
+        self._registry = registry
+        self._control = control
+        self._dump = dump
+
+    def register(self) -> None:
+        add = self._registry.add
+        types = {"pid": "int", "log_level": "int"}
+        one = (("pid",), ("pid", "log_level"))
+        add(CommandDecl("mem:pkg_dump", self.process, aliases=("mem_pkg_dump",), params=one, types=types, doc=_DUMP))
+        level = {"log_level": "int"}
+        alias, both = ("mem_shm_dump",), ((), ("log_level",))
+        add(CommandDecl("mem:shm_dump", self.all, aliases=alias, params=both, types=level, doc=_DUMP))
+
+    def process(self, pid: int, log_level: int = NOTICE) -> Json:
+        if all(process.pid != pid for process in self._control.processes()):
+            raise invalid("Bad PID")
+        return self.all(log_level)
+
+    def all(self, log_level: int = NOTICE) -> Json:
+        _check_level(log_level)
+        self._dump(log_level)
+        return OK
+
+
+_DUMP: Final = "Write to the log how much memory there is and which kinds of objects are most. Takes a moment."
 
 
 class LogConsumerCommands:

@@ -24,6 +24,7 @@ from opensipspy.management import (
     CoreCommands,
     EventCommands,
     LogConsumerCommands,
+    MemoryCommands,
     MiError,
     ProcessInfo,
     ServerControl,
@@ -49,6 +50,7 @@ from opensipspy.server.errors import LoadError, StartError
 from opensipspy.server.figures import Figures
 from opensipspy.server.listening import ListenError, Planned, plan, reverse_names
 from opensipspy.server.logs import NOTICE, Logs
+from opensipspy.server.memory import dump as dump_memory
 from opensipspy.server.options import Options
 from opensipspy.server.process import PidFile, ProcessError, Readiness, become, enter, find_ids
 from opensipspy.server.routes import Routes
@@ -419,6 +421,7 @@ class Server:
         EventCommands(core.mi, core.events, core.now).register()
         StatusCommands(core.mi, core.status).register()
         TcpCommands(core.mi, Connections(self.network, core.now)).register()
+        MemoryCommands(core.mi, self.control, dump_memory).register()
         core.blacklists.register(core.mi)
         if core.cachedbs:
             CacheCommands(core.mi, NamedStores(core.cachedbs)).register()
