@@ -14,7 +14,9 @@ import opensipspy.scripts
 
 EXAMPLES = Path(opensipspy.scripts.__path__[0]).resolve() / "examples"
 # The wheel brings the scripts and not their examples.
-pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not part of this installation")
+pytestmark = pytest.mark.skipif(
+    not (EXAMPLES / "office.cfg").is_file(), reason="the examples are not part of this installation"
+)
 
 
 def opensipspy_command(*arguments: str, folder: Path = EXAMPLES) -> subprocess.CompletedProcess[str]:
