@@ -22,7 +22,7 @@ GLOBALS: Final[Mapping[str, Old]] = {
     "log_stderror": ("stderror_enabled=yes|no and syslog_enabled=yes|no", "4.0"),
     "log_name": ('syslog_name="..."', "4.0"),
     "debug": ("log_level=N", "3.1"),
-    "fork": ("debug_mode=yes, or the flag -F", "3.1"),
+    "fork": ("nothing instead of fork=yes; debug_mode=yes or the flag -F instead of fork=no", "3.1"),
     "xlog_default_level": ("xlog_print_level=N", "3.0"),
     "disable_tcp": ('leave out loadmodule "proto_tcp.so"', "2.1"),
     "disable_tls": ('leave out loadmodule "proto_tls.so"', "2.1"),

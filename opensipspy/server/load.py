@@ -22,7 +22,7 @@ from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, WARNING, Finding, ScriptErrors, has_errors, in_order, silenced
-from opensipspy.script.names import IN_CORE, known_module, removed_module, removed_parameter
+from opensipspy.script.names import IN_CORE, MODULES, known_module, removed_module, removed_parameter
 from opensipspy.script.probes import compile_watched
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
@@ -313,7 +313,8 @@ def _not_loaded(line: Any, error: ModuleLoadError) -> Finding:
     name = error.name
     old = removed_module(name)
     if name in IN_CORE and old is not None:
-        return Finding(line.pos, WARNING, "in-core", f"module {name} needs no loading any more: {old[0]}", "")
+        since = f" since OpenSIPS {MODULES[name][1]}"
+        return Finding(line.pos, WARNING, "in-core", f"module {name} is part of the core{since}: leave the line out")
     if old is not None:
         return Finding(line.pos, ERROR, "removed", *old)
     if known_module(name):
