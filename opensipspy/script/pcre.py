@@ -42,16 +42,16 @@ def compiled(text: str, flags: int = 0) -> Any:
 
 
 def is_simple(text: str) -> bool:
-    """Whether a search is surely short: anchored, few alternatives, and at most one single character that is repeated
-    any number of times.
+    """Whether a search is surely short: few alternatives, nothing repeated any number of times but, in an anchored
+    expression, one single character.
 
     Such searches need no clock, which costs several times what they do themselves.
     """
-    if not text.startswith("^") or text.count("|") + text.count("?") > MOST_BRANCHES:
+    if text.count("|") + text.count("?") > MOST_BRANCHES:
         return False
     repeats = 0
     before = ""
-    at = 1
+    at = 0
     while at < len(text):
         char = text[at]
         if char == "\\":
@@ -86,7 +86,8 @@ def is_simple(text: str) -> bool:
                 return False
         before = char
         at += 1
-    return True
+    # Tried from each character of the text, a repetition would take the square of its length.
+    return not repeats or text.startswith("^")
 
 
 def literal_prefixes(text: str) -> list[str]:

@@ -6,7 +6,8 @@ by those characters; only the others are tried one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from heapq import merge
 from typing import Any, Final
 
 import regex
@@ -101,6 +102,7 @@ class Rule:
         "search",
         "simple",
         "subst",
+        "subst_simple",
         "when",
     )
 
@@ -130,6 +132,7 @@ class Rule:
             self.simple = is_simple(self.expression)
         subst = cell_text(subst_exp, "subst_exp", null="")
         self.subst: Any = None
+        self.subst_simple = False
         self.pieces: list[Piece] | None = None
         if subst:
             try:
@@ -137,6 +140,7 @@ class Rule:
             except ValueError as error:
                 raise ValueError(f"subst_exp: {error}") from None
             self.subst = expression.search
+            self.subst_simple = is_simple(subst)
             if self.replacement:
                 self.pieces = parse_replacement(self.replacement, expression.groups, catalogue)
 
@@ -152,7 +156,10 @@ class Rule:
             return None
         if self.subst is None or self.pieces is None:
             return self.replacement
-        match = self.subst(text, timeout=SEARCH_SECONDS)
+        if self.subst_simple and len(text) <= LONGEST_SIMPLE:
+            match = self.subst(text)
+        else:
+            match = self.subst(text, timeout=SEARCH_SECONDS)
         if match is None:
             raise TranslationError("its match_exp fits and its subst_exp does not")
         out: list[str] = []
@@ -222,7 +229,7 @@ class Plan:
                 raise TimeoutError(rule) from None
         return best
 
-    def _candidates(self, text: str) -> Sequence[Rule]:
+    def _candidates(self, text: str) -> Iterable[Rule]:
         """The expressions that may match, in their order."""
         found: list[list[Rule]] = []
         for length in self.lengths:
@@ -233,10 +240,7 @@ class Plan:
             return self.others
         if len(found) == 1 and not self.others:
             return found[0]
-        merged = [rule for rules in found for rule in rules]
-        merged += self.others
-        merged.sort(key=_order)
-        return merged
+        return merge(*found, self.others, key=_order)
 
 
 def _order(rule: Rule) -> tuple[int, int]:
