@@ -209,6 +209,9 @@ def _statement_word(words: Sequence[Word], index: int, edits: list[Edit]) -> int
                 edits.append(Edit(word.start, right.end, f'{sign}is_myself("{_MYSELF[name]}")'))
             return 2
         edits.append(Edit(word.start, word.end, KEYWORDS[name]))
+        if name == "proto" and right.kind == "ID":
+            # `proto==UDP`: the names of protocols are texts now, compared without regard to case.
+            edits.append(Edit(right.start, right.end, f'"{right.text.lower()}"'))
         return 0
     if follower.kind != "LPAR":
         return 0

@@ -42,6 +42,7 @@ def fixed(text: str) -> str:
          'route { if ($rm=="INVITE" && $si==10.0.0.1) exit; }'),
         ('route { rewritehost("a"); append_branch("sip:b"); }', 'route { sethost("a"); append_msg_branch("sip:b"); }'),
         ("route { append_branch(); }", "route { append_branch(); }"),
+        ("route { if (proto==UDP) exit; }", 'route { if ($socket_in(proto)=="udp") exit; }'),
         ('route { if (!is_avp_set("$avp(s:x)")) exit; avp_delete("$avp(x)/g"); }',
          'route { if ($avp(x) == NULL) exit; $avp(x) := NULL; }'),
         ('route { if (is_avp_set("$avp(x)") && note("y")) exit; }',
