@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.scenarios.peer import until
 from tests.scenarios.server import ServerProcess, shipped
 
@@ -138,3 +139,35 @@ def test_two_phones_register_call_and_hang_up(
 
     until(lambda: ("INVITE", "200") in rows(), what="the accounting of the call")
     assert rows().count(("INVITE", "200")) == 1
+
+
+def test_two_phones_call_over_tls(
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    start_server: Callable[..., ServerProcess],
+    phones: list[Baresip],
+) -> None:
+    """RFC 3261 §26.2.1 as a phone of other authors understands it: it checks our certificate, and we call its."""
+    authority = Authority(tmp_path)
+    ours = authority.issue("127.0.0.1", hosts=["localhost"])
+    udp, port = free_port(), free_port()
+    script = shipped("tls_ws.cfg").replace("tls/cert.pem", str(ours.cert)).replace("tls/key.pem", str(ours.key))
+    script = script.replace(f"[others]{ours.cert}", f"[others]{authority.path}")
+    script = script.replace("127.0.0.1:5061", f"127.0.0.1:{port}").replace("127.0.0.1:5060", f"127.0.0.1:{udp}")
+    start_server(script.replace("127.0.0.1:8080", f"127.0.0.1:{free_port()}").replace(":8443", f":{free_port()}"))
+    for user in ("bob", "alice"):
+        phone = Baresip(tmp_path, user, "none", free_port(), f"127.0.0.1:{port}", "tls")
+        theirs = authority.issue(f"{user}.test")
+        pem = phone.folder / "certificate.pem"
+        pem.write_text(theirs.key_pem + theirs.cert_pem)
+        with (phone.folder / "config").open("a") as config:
+            config.write(f"sip_certificate {pem}\nsip_cafile {authority.path}\n")
+        phones.append(phone)
+        phone.start()
+        phone.expect("200 OK")
+    bob, alice = phones
+    alice.type("/dial sip:bob@127.0.0.1;transport=tls")
+    alice.expect("Call established")
+    bob.expect("Call established")
+    alice.type("/hangup")
+    bob.expect("BYE sip:")
