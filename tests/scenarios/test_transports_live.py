@@ -18,7 +18,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.scenarios.server import ServerProcess
-from tests.scenarios.wires import End, StreamWire, connect
+from tests.scenarios.wires import End, StreamWire, UdpWire, connect
 
 pytestmark = pytest.mark.scenario
 
@@ -240,6 +240,56 @@ def test_a_peer_that_goes_before_it_answers(relay: tuple[int, int, ssl.SSLContex
     callee.close()
     # The time-out is a minute away.
     assert caller.receive().status in (477, 503)
+    caller.close()
+
+
+def test_the_script_chooses_the_client_domain(
+    start_server: Callable[..., ServerProcess], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """client_sip_domain_avp: our certificate and the name we ask for (SNI) are those of the domain the call is for."""
+    authority = Authority(tmp_path)
+    gateway, udp = authority.issue("gateway.test"), free_port()
+    text = 'modparam("tls_mgm", "client_sip_domain_avp", "tls_for")\n'
+    for name in ("atlanta.test", "biloxi.test"):
+        identity = authority.issue(name)
+        text += (
+            DOMAIN.replace("server_domain", "client_domain")
+            .replace("NAME", name)
+            .replace("REQUIRED", "1")
+            .replace("CERT", str(identity.cert))
+            .replace("KEY", str(identity.key))
+            .replace(f"[{name}]CA", f"[{name}]{authority.path}")
+        )
+    route = "$avp(tls_for) = $rd; $du = $hdr(X-To); t_relay();"
+    made = script(
+        f"socket=udp:127.0.0.1:{udp}\nsocket=tls:127.0.0.1:{free_port()}\ntcp_connect_timeout=2000",
+        free_port(),
+        route,
+        text,
+    )
+    start_server(made.replace("route {", 'loadmodule "tm.so"\nroute {', 1))
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(gateway.cert, gateway.key)
+    context.load_verify_locations(authority.path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    caller = End("alice", "udp", UdpWire(("127.0.0.1", udp), "127.0.0.1"))
+    for number, name in enumerate(("biloxi.test", "atlanta.test")):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(10)
+            port = listener.getsockname()[1]
+            lines = ["From: <sip:a@one.test>;tag=1", f"To: <sip:b@{name}>", f"X-To: sip:127.0.0.1:{port};transport=tls"]
+            caller.request("INVITE", f"sip:b@{name}", lines, f"out{number}", 1)
+            plain, _ = listener.accept()
+            plain.settimeout(10)
+            with context.wrap_socket(plain, server_side=True) as accepted:
+                shown = accepted.getpeercert()
+                assert shown is not None
+                assert ((("commonName", name),),) == shown["subject"]
+                assert accepted.recv(7) == b"INVITE "
+        assert caller.receive().status in (477, 503)
+    assert asked == ["biloxi.test", "atlanta.test"]
     caller.close()
 
 
