@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import opensipspy
+from opensipspy.cli.describe import core_interface
 from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import FunctionDecl
@@ -503,3 +504,22 @@ def test_a_misused_statement_is_an_error_with_a_place(statement: str) -> None:
     found = [f for f in Lab().findings(f"route {{\n  {statement}\n}}\nroute[r] {{ exit; }}\n") if f.severity == "error"]
     assert found
     assert all(finding.pos.line in (2, 3) for finding in found)
+
+
+# -- management commands, events and statistics of the core
+
+# What needs something that this server does not have: a provisioning interface, memory pools, several processes.
+NOT_HERE = {
+    "core:pi_list", "core:pi_reload", "core:profiling_proc", "mem:rpm_dump", "mem:shm_check",
+    "E_CORE_PKG_THRESHOLD", "E_CORE_SHM_THRESHOLD", "E_CORE_PROC_AUTO_SCALE", "E_PROFILING_PROC", "E_PROFILING_SCRIPT",
+    "fragments", "rpm_fragments", "rpm_free_size", "rpm_max_used_size", "rpm_real_used_size", "rpm_total_size",
+    "rpm_used_size", "sql_slow_queries", "sql_total_queries",
+}  # fmt: skip
+
+
+def test_commands_events_and_statistics_are_there() -> None:
+    core = core_interface()
+    there = {entry["name"] for entry in (*core["mi"], *core["events"])}
+    there |= {entry["name"] for group in core["statistics"].values() for entry in group}
+    wanted = core_names.COMMANDS | core_names.EVENTS | core_names.STATISTICS
+    assert wanted - there == NOT_HERE
