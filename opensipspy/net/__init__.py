@@ -20,7 +20,6 @@ from opensipspy.net.tcp import Budget, TcpConnection, TcpSettings, TcpTransport
 from opensipspy.net.tls import TlsLayer, TlsTransport
 from opensipspy.net.transport import Deliver, Hint, SocketOptions, Traffic, Transport
 from opensipspy.net.udp import UdpSettings, UdpTransport
-from opensipspy.net.ws import WssTransport, WsTransport
 
 __all__ = [
     "Budget",
@@ -44,8 +43,6 @@ __all__ = [
     "Transport",
     "UdpSettings",
     "UdpTransport",
-    "WsTransport",
-    "WssTransport",
     "expand",
     "is_address",
     "is_loopback",

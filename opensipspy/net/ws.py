@@ -1,6 +1,7 @@
 """WebSocket inside our own connections (RFC 6455, RFC 7118): bytes in, SIP messages out, without a socket.
 
-The frames are the work of the library `websockets` in its form without input and output. Compression is never
+The frames are the work of the library `websockets` in its form without input and output; only who uses this file needs
+it, so that `opensipspy.net` does not import it. Compression is never
 negotiated: a few octets could stand for any number. A message may come in several frames, never beyond the limits.
 """
 
@@ -9,6 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, ClassVar, Final
+
+from websockets.client import ClientProtocol
+from websockets.frames import Opcode
+from websockets.server import ServerProtocol
+from websockets.typing import Origin, Subprotocol
+from websockets.uri import WebSocketURI
 
 from opensipspy import sip
 from opensipspy.module.tls import TlsDomains
@@ -23,13 +30,6 @@ LONGEST_HANDSHAKE: Final = 16384
 GOING_AWAY: Final = 1001
 # Frames that one message may come in; empty ones count too.
 MOST_FRAMES: Final = 64
-
-
-class WebSocketMissing(RuntimeError):
-    """The library is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__("WebSocket needs the package websockets: pip install 'opensipspy[ws]'")
 
 
 class WebSocketFramer:
@@ -63,26 +63,17 @@ class WebSocketFramer:
         # It would write a line about each connection that is none; the reason is in our own.
         logger.disabled = True
         size = limits.head + limits.body + len(PING)
-        try:
-            import websockets.client as ws_client
-            import websockets.frames as ws_frames
-            import websockets.server as ws_server
-            import websockets.typing as ws_typing
-            import websockets.uri as ws_uri
-        except ImportError as error:
-            raise WebSocketMissing from error
-        subprotocols = [ws_typing.Subprotocol(SUBPROTOCOL)]
-        self._opcodes = ws_frames.Opcode
+        subprotocols = [Subprotocol(SUBPROTOCOL)]
         self._protocol: Any
         if server:
-            self._protocol = ws_server.ServerProtocol(subprotocols=subprotocols, max_size=size, logger=logger)
+            self._protocol = ServerProtocol(subprotocols=subprotocols, max_size=size, logger=logger)
         else:
-            uri = ws_uri.WebSocketURI(secure, host, port, resource, "", None, None)
+            uri = WebSocketURI(secure, host, port, resource, "", None, None)
             scheme = "https" if secure else "http"
             shown = f"[{host}]" if ":" in host else host
-            self._protocol = ws_client.ClientProtocol(
+            self._protocol = ClientProtocol(
                 uri,
-                origin=ws_typing.Origin(f"{scheme}://{shown}:{port}"),
+                origin=Origin(f"{scheme}://{shown}:{port}"),
                 subprotocols=subprotocols,
                 max_size=size,
                 logger=logger,
@@ -156,11 +147,10 @@ class WebSocketFramer:
     def _take(self, frame: Any, found: list[bytes]) -> None:
         """One frame. Raises ParseError."""
         opcode = frame.opcode
-        opcodes = self._opcodes
-        if opcode is opcodes.CLOSE:
+        if opcode is Opcode.CLOSE:
             self.ended = True
             return
-        if opcode is opcodes.PING or opcode is opcodes.PONG:
+        if opcode is Opcode.PING or opcode is Opcode.PONG:
             return
         if not frame.fin or self._parts:
             if len(self._parts) >= MOST_FRAMES:
@@ -257,15 +247,12 @@ class WssTransport(TlsTransport):
 
 
 def _framer(connection: TcpConnection, resource: str, require_origin: bool, *, secure: bool) -> WebSocketFramer:
-    try:
-        return WebSocketFramer(
-            connection.settings.limits,
-            server=not connection.outgoing,
-            host=connection.peer.address,
-            port=connection.peer.port,
-            resource=resource,
-            secure=secure,
-            require_origin=require_origin,
-        )
-    except WebSocketMissing as error:
-        raise LayerError(str(error)) from error
+    return WebSocketFramer(
+        connection.settings.limits,
+        server=not connection.outgoing,
+        host=connection.peer.address,
+        port=connection.peer.port,
+        resource=resource,
+        secure=secure,
+        require_origin=require_origin,
+    )

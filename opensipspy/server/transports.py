@@ -17,8 +17,6 @@ from opensipspy.net import (
     Transport,
     UdpSettings,
     UdpTransport,
-    WssTransport,
-    WsTransport,
 )
 from opensipspy.net.sctp import SctpTransport
 from opensipspy.server.errors import StartError
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NO: Final = ("0", "no", "off", "false", "")
+NEEDS_WEBSOCKETS: Final = "the package websockets is missing: pip install 'opensipspy[ws]'"
 # The least that one address may have open, and the least of handshakes at a time.
 LEAST_CONNECTIONS: Final = 16
 
@@ -113,6 +112,10 @@ class Transports:
         )
 
     def _ws(self, module: Any, limits: sip.Limits, _: int) -> Transport:
+        try:
+            from opensipspy.net.ws import WsTransport
+        except ImportError as error:
+            raise StartError(f"proto_ws: {NEEDS_WEBSOCKETS}") from error
         settings = tcp_settings(self._settings, limits)
         settings = settings.but(
             max_chunks=max(0, int(module.ws_max_msg_chunks)),
@@ -129,6 +132,10 @@ class Transports:
         )
 
     def _wss(self, module: Any, limits: sip.Limits, _: int) -> Transport:
+        try:
+            from opensipspy.net.ws import WssTransport
+        except ImportError as error:
+            raise StartError(f"proto_wss: {NEEDS_WEBSOCKETS}") from error
         settings = tcp_settings(self._settings, limits)
         settings = settings.but(
             max_chunks=max(0, int(module.wss_max_msg_chunks)),

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from opensipspy import sip
 from opensipspy.modules.proto_ws import ProtoWs
-from opensipspy.net import TcpSettings, WsTransport
+from opensipspy.net import TcpSettings
+from opensipspy.net.ws import WsTransport
 from opensipspy.server.transports import Transports, yes
 from tests.server.house import GLOBALS
 

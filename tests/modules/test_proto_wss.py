@@ -8,7 +8,8 @@ from typing import Any, cast
 from opensipspy import sip
 from opensipspy.modules.proto_wss import ProtoWss
 from opensipspy.modules.tls_mgm import TlsMgm
-from opensipspy.net import TcpSettings, WssTransport
+from opensipspy.net import TcpSettings
+from opensipspy.net.ws import WssTransport
 from opensipspy.server.transports import Transports
 from tests.server.house import GLOBALS
 

@@ -14,8 +14,8 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from opensipspy import sip
-from opensipspy.net import TcpSettings, TcpTransport, WssTransport, WsTransport
-from opensipspy.net.ws import LONGEST_HANDSHAKE, WebSocketFramer
+from opensipspy.net import TcpSettings, TcpTransport
+from opensipspy.net.ws import LONGEST_HANDSHAKE, WebSocketFramer, WssTransport, WsTransport
 from opensipspy.sip import Limits, ParseError, Peer, Socket
 from tests.certificates import Authority
 from tests.net.test_tls import Domains, client_context, server_context
