@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ class CachedScript:
         self.path: str = path
         self.compiled: bool = True
         self.findings: list[Any] = []
+        # What the checker had to say, as it was shown.
+        self.warnings: list[str] = [str(text) for text in data["warnings"]]
         self.files: list[str] = list(data["files"])
         self.globals: Globals = Globals.from_data(data["globals"])
         self.loadmodules = [tree.LoadModule(Pos(*pos), name) for pos, name in data["loadmodules"]]
@@ -77,8 +79,9 @@ class ProgramCache:
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
-    def store(self, script: Any, program: Program) -> bool:
-        """Keep a compiled script; False when it cannot be kept. Scripts from standard input are not."""
+    def store(self, script: Any, program: Program, warnings: Sequence[str] = ()) -> bool:
+        """Keep a compiled script, and the warnings that each start shows again; False when it cannot be kept. Scripts
+        from standard input are not."""
         if script.compiled or script.path == "-":
             return False
         key = _key(script.files, script.preprocessor, script.mpath)
@@ -87,6 +90,7 @@ class ProgramCache:
         data = {
             "key": key,
             "files": list(script.files),
+            "warnings": list(warnings),
             "globals": script.globals.as_data(),
             "loadmodules": [(tuple(m.pos), m.name) for m in script.loadmodules],
             "modparams": [

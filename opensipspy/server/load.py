@@ -213,8 +213,8 @@ def _load(options: Options) -> Loaded:
         # What is left of it is checked as well, so that all mistakes come out in one pass.
         script = errors.script
     loaded = _assemble(options, script)
-    if options.text is None and options.watch is None and not loaded.warnings:
-        cache.store(script, loaded.program)
+    if options.text is None and options.watch is None:
+        cache.store(script, loaded.program, loaded.warnings)
     return loaded
 
 
@@ -247,6 +247,8 @@ def _assemble(options: Options, script: Any) -> Loaded:
     loaded = Loaded(script, program, catalogue, services, modules)
     loaded.findings = in_order(findings)
     loaded.warnings = [ScriptErrors(findings, script.file_lines).render()] if findings else []
+    if script.compiled:
+        loaded.warnings = [*script.warnings, *loaded.warnings]
     return loaded
 
 

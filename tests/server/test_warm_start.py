@@ -18,11 +18,12 @@ loaded = load(options)
 parts = ("lark", "opensipspy.script.parse", "opensipspy.script.checker")
 print(loaded.script.compiled, [name for name in parts if name in sys.modules])
 """
+WARNINGS = CODE.partition("parts")[0] + "print(loaded.script.compiled, loaded.warnings)"
 
 
-def start(script: Path, home: Path) -> str:
+def start(script: Path, home: Path, code: str = CODE) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(script)],
+        [sys.executable, "-c", code, str(script)],
         capture_output=True,
         text=True,
         check=True,
@@ -39,3 +40,12 @@ def test_the_second_start_loads_neither_parser_nor_checker(tmp_path: Path) -> No
     assert start(script, home) == "True []"
     script.write_text(SCRIPT + "# changed\n")
     assert start(script, home).startswith("False")
+
+
+def test_the_second_start_tells_the_same_warnings(tmp_path: Path) -> None:
+    script, home = tmp_path / "a.cfg", tmp_path / "cache"
+    home.mkdir(mode=0o700)
+    script.write_text(SCRIPT + "route[nobody_calls_me] { exit; }\n")
+    first, second = (start(script, home, WARNINGS) for _ in range(2))
+    assert "nobody_calls_me" in first
+    assert first.removeprefix("False") == second.removeprefix("True")
