@@ -16,6 +16,7 @@ pytestmark = pytest.mark.scenario
 # What fr_timeout ends comes after every limit of the test.
 SCRIPT = """
 log_level=3
+tcp_connect_timeout=5000
 socket=udp:127.0.0.1:@port@
 socket=tcp:127.0.0.1:@port@
 loadmodule "proto_udp.so"
