@@ -336,6 +336,6 @@ def _choose(table: dict[str, list[tuple[str, Domain]]], address: str, port: int,
     entries = table.get(f"{address}:{port}") or table.get(ANY) or []
     name = name.lower()
     for pattern, domain in entries:
-        if fnmatchcase(name, pattern) and (pattern == NO_NAME) <= (name == NO_NAME):
+        if fnmatchcase(name, pattern):
             return domain
     return None
