@@ -125,7 +125,9 @@ class Server:
                 except OSError:
                     continue
                 return
-        raise RuntimeError(f"{self.kind} does not answer:\n" + self.log_text()[-3000:])
+        said = self.log_text()[-3000:]
+        self.stop()
+        raise RuntimeError(f"{self.kind} does not answer:\n{said}")
 
     def log_text(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
