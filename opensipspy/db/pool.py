@@ -204,7 +204,8 @@ class PooledDatabase(Database):
                 raise
             else:
                 self._release(link)
-                self.note_success()
+                if self._returning is None:  # else an answer from before the server went
+                    self.note_success()
                 taken = loop.time() - begun
                 if self._limits.slow_s and taken > self._limits.slow_s:
                     LOG.warning("%s: %s took %d us", self.url, what, taken * 1e6)
