@@ -254,6 +254,18 @@ VARIABLES: Final[Mapping[str, Old]] = {
     "sF": ("$mf", "1.10"),
 }
 
+# Modules of OpenSIPS 4 that this server will not have: why, and what to use instead.
+NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
+    "db_berkeley": (
+        "no binding of Berkeley DB 5 is maintained and built for current Python",
+        "db_dump writes the tables as text: load them into SQLite (db_sqlite) or dbtext files (db_text)",
+    ),
+    "db_perlvdb": (
+        "its databases are classes in Perl, which this server does not run",
+        "db_http asks a program of any language over HTTP; a driver in Python is a module in a folder of mpath",
+    ),
+}
+
 # Words that stood left of a comparison; all of them went with 2.4.
 KEYWORDS: Final[Mapping[str, str]] = {
     "uri": "$ru",
@@ -292,6 +304,12 @@ def removed_function(name: str) -> tuple[str, str] | None:
 def removed_module(name: str) -> tuple[str, str] | None:
     """(message, hint) for a module of older versions."""
     return _told("module", name, MODULES.get(name))
+
+
+def module_not_provided(name: str) -> tuple[str, str] | None:
+    """(message, hint) for a module of OpenSIPS 4 that this server leaves out on purpose."""
+    found = NOT_PROVIDED.get(name)
+    return None if found is None else (f"module {name} is not provided: {found[0]}", found[1])
 
 
 def removed_parameter(module: str, name: str) -> tuple[str, str] | None:

@@ -22,12 +22,19 @@ from opensipspy.script import kinds
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.errors import ERROR, WARNING, Finding, ScriptErrors, has_errors, in_order, silenced
-from opensipspy.script.names import IN_CORE, MODULES, known_module, removed_module, removed_parameter
+from opensipspy.script.names import (
+    IN_CORE,
+    MODULES,
+    known_module,
+    module_not_provided,
+    removed_module,
+    removed_parameter,
+)
 from opensipspy.script.probes import compile_watched
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
 from opensipspy.server.errors import LoadError
-from opensipspy.server.listening import Listen, parse_listen
+from opensipspy.server.listening import Listen, parse_listen, plan
 from opensipspy.server.options import Options
 from opensipspy.server.services import Services
 
@@ -106,6 +113,19 @@ class Loaded:
                     )
                 )
         return found
+
+    def ports(self) -> dict[int, int]:
+        """Protocol -> default port, of the protocols whose module is loaded."""
+        return {
+            getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer
+            for module in self.modules.values()
+            if hasattr(module, "protocol") and hasattr(module, "default_port")
+        }
+
+    def check_listen(self, options: Options) -> None:
+        """Raise ListenError for a `-l` value that cannot be meant or that no loaded module serves."""
+        if options.listen:
+            plan(self.listen(options), self.ports())
 
     def aliases(self) -> list[tuple[int, str, int, bool]]:
         """(protocol, host, port, whether subdomains count too) of the script's aliases; 0 for any."""
@@ -319,6 +339,9 @@ def _not_loaded(line: Any, error: ModuleLoadError) -> Finding:
         return Finding(line.pos, WARNING, "in-core", f"module {name} is part of the core{since}: leave the line out")
     if old is not None:
         return Finding(line.pos, ERROR, "removed", *old)
+    left_out = module_not_provided(name)
+    if left_out is not None:
+        return _finding(line.pos, *left_out)
     if known_module(name):
         reason = f"module {name}: this version does not have it yet"
         return _finding(line.pos, reason, "what the script uses of it is not looked at")

@@ -14,7 +14,9 @@ from opensipspy.script.names import (
     GLOBALS,
     KEYWORDS,
     MODULES,
+    NOT_PROVIDED,
     VARIABLES,
+    module_not_provided,
     removed_function,
     removed_global,
     removed_keyword,
@@ -66,6 +68,15 @@ def test_messages() -> None:
     assert removed_parameter("tm", "fr_timeout") is None
     assert removed_keyword("method") == ("word method was removed in OpenSIPS 2.4", "now: $rm")
     assert removed_keyword("myself") == ("word myself was removed in OpenSIPS 2.4", 'now: is_myself("$rd")')
+
+
+def test_a_module_that_is_left_out_says_what_there_is_instead() -> None:
+    told = module_not_provided("db_berkeley")
+    assert told is not None
+    assert "Berkeley DB" in told[0]
+    assert "db_dump" in told[1]
+    assert module_not_provided("db_sqlite") is None
+    assert not set(NOT_PROVIDED) & set(module_names())
 
 
 def test_no_parameter_or_variable_that_exists_is_called_gone() -> None:
