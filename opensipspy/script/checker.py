@@ -554,7 +554,7 @@ class _Checker:
             if isinstance(arg, tree.Text):
                 self._int_text(what, arg)
                 return
-        elif isinstance(arg, tree.Number) and param.fixup is None:
+        elif isinstance(arg, tree.Number):
             self.error(arg.pos, "type", f"{what} must be a string, not a number", f'"{arg.value}"')
             return
         if isinstance(arg, tree.Text) and (param.verbatim or param.fixup is not None):

@@ -26,7 +26,7 @@ from opensipspy.script.runtime import L_INFO, report
 from opensipspy.script.services import ScriptServices
 from opensipspy.script.variables_branch import add_branch, main_branch, set_main_branch
 from opensipspy.script.varsyntax import FormatString, parse_format_text
-from opensipspy.sip import ParseError, Socket, parse_name_addr_list, parse_uri
+from opensipspy.sip import ParseError, parse_name_addr_list, parse_uri
 
 VIA_WORDS: Final = ("force-rport", "add-local-rport", "reply-to-via", "force-tcp-alias")
 _SERIAL: Final = "core.serial"
@@ -368,16 +368,13 @@ class CoreFunctions:
         run.advertised_port = int(adv_port)
         return 1
 
-    def socket(self, text: str) -> Socket:
-        """The listening socket that a text names; ValueError when there is none."""
-        found = self.services.find_socket(text)
-        if found is None:
-            raise ValueError(f"no listening socket matches {text!r}")
-        return found
-
-    def force_send_socket(self, run: Run, socket: Socket) -> int:
+    def force_send_socket(self, run: Run, socket: str) -> int:
         """Send from this socket."""
-        run.socket_out = socket
+        found = self.services.find_socket(socket)
+        if found is None:
+            report(run, f"force_send_socket(): no listening socket matches {socket!r}")
+            return -1
+        run.socket_out = found
         return 1
 
     def socket_belongs_to_bond(self, run: Run, socket: str | None, bond: str | None) -> int:
@@ -540,7 +537,7 @@ class CoreFunctions:
         add("force_tcp_alias", self.force_tcp_alias, (number("port_alias", True),))
         add("set_advertised_address", self.set_advertised_address, (text("adv_addr"),))
         add("set_advertised_port", self.set_advertised_port, (text("adv_port"),))
-        add("force_send_socket", self.force_send_socket, (ParamDecl("socket", fixup=prepared(self.socket)),))
+        add("force_send_socket", self.force_send_socket, (ParamDecl("socket", fixup=prepared(socket_name)),))
         add("socket_belongs_to_bond", self.socket_belongs_to_bond, (text("socket"), text("bond")))
         add("is_myself", self.is_myself, (text("host"), number("port", True)))
         add("forward", self.forward, (ParamDecl("destination", optional=True, fixup=prepared(destination)),), "maybe")
@@ -604,6 +601,13 @@ def destination(text: str) -> str:
         raise ValueError(f"{text!r} names no host")
     if port and not 0 < port < 65536:
         raise ValueError(f"{text!r}: {port} is not a port")
+    return text
+
+
+def socket_name(text: str) -> str:
+    """Check that a text can name a socket, by its address or its tag; which one shows when the sockets are open."""
+    if not split_destination(text)[1]:
+        raise ValueError(f"{text!r} names no socket")
     return text
 
 

@@ -222,7 +222,7 @@ def test_arguments_arrive_prepared() -> None:
     lab = Lab()
     script = """
     $var(n) = "4";
-    note("to $rU of $rd at 5$$"); even(6); even("$var(n)"); give($var(n));
+    note("to $rU of $rd at 5$$"); even("6"); even("$var(n)"); give($var(n));
     omit("a", , 3); omit("b"); omit("$var(no)", "c");
     raw("as $rU is"); into($var(seven)); note($var(seven)); if (find("^beta$")) note("found");"""
     assert lab.body(script) == [

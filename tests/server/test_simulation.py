@@ -183,3 +183,30 @@ def expand(part: str) -> range:
     """ "7-9" as numbers."""
     first, _, last = part.partition("-")
     return range(int(first), int(last or first) + 1)
+
+
+def test_the_socket_to_send_from_is_named_in_the_script(tmp_path: Path) -> None:
+    """force_send_socket() with a constant: which socket that is shows once the sockets are open."""
+    path = tmp_path / "sockets.cfg"
+    path.write_text(
+        """
+socket=udp:127.0.0.1:5060
+socket=udp:127.0.0.1:5070 tag "outside"
+loadmodule "proto_udp.so"
+loadmodule "sl.so"
+route {
+    if ($rU == "nobody")
+        force_send_socket("udp:127.0.0.1:5090");
+    else if ($rU == "bob")
+        force_send_socket("udp:127.0.0.1:5070");
+    xlog("from $socket_out\\n");
+    sl_send_reply(200, "OK");
+}
+""",
+        encoding="utf-8",
+    )
+    with Simulation(str(path)) as site:
+        site.receive(INVITE)
+        assert any("from udp:127.0.0.1:5070" in line for line in site.log)
+        site.receive(INVITE.replace("bob@", "nobody@"))
+        assert any("no listening socket matches 'udp:127.0.0.1:5090'" in line for line in site.log)
