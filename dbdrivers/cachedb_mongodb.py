@@ -5,6 +5,8 @@ and beside them the time when it expires in `opensips_expires` (with a TTL index
 `map_*` keep the entries of a map in `opensips_map` of the document. Octets that are no UTF-8 are refused: MongoDB keeps
 text.
 
+Beside keys it keeps documents, for `db_cachedb`: the collections of the same database.
+
 A raw query is a command of MongoDB in JSON; the documents of `find` and `aggregate` come back as rows of JSON, the
 number of `count` as a number, and the whole answer of another command as one row.
 """
@@ -13,20 +15,29 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from opensipspy.cachedb import (
+    FILTERS,
+    AddDocument,
     CacheDbDriver,
     CacheError,
     CacheUrl,
     CacheValue,
+    Cell,
+    DocumentStore,
+    DocumentWrite,
+    Filter,
     Limits,
     Map,
     Pairs,
     RemoteCacheDb,
+    RemoveDocuments,
     to_counter,
 )
 from opensipspy.module import Module, Param, StartError
@@ -40,10 +51,20 @@ MAX_ROWS: Final = 10_000
 MAX_QUERY: Final = 1 << 20
 MAX_DEPTH: Final = 100
 DUPLICATE: Final = 11000
+NUMBERS: Final = "opensips_numbers"
+"""The collection that holds the last number given to a document of each collection."""
+TRIES: Final = 20
+"""How often a transaction that another one disturbed is tried."""
+NO_TRANSACTIONS: Final = frozenset({20, 263})
+"""Codes of a server that stands alone: it has none."""
+NOTHING: Final[dict[str, Any]] = {"_id": {"$in": []}}
+Step = Callable[[Any], Awaitable[list[int]]]
+"""Some of the writes, in a session or (None) without one; how many documents each touched."""
+COMPARISONS: Final = {"=": "$eq", "<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte"}
 
 
-class MongodbStore(RemoteCacheDb):
-    """A collection behind a URL."""
+class MongodbStore(RemoteCacheDb, DocumentStore):
+    """A collection behind a URL; as a store of documents, all collections of its database."""
 
     maps = True
 
@@ -54,6 +75,7 @@ class MongodbStore(RemoteCacheDb):
         self._pymongo: Any = None
         self._json: Any = None
         self._indexed = False
+        self._transactions = True
 
     # --- the client
 
@@ -94,6 +116,8 @@ class MongodbStore(RemoteCacheDb):
         text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         if isinstance(error, errors.ConnectionFailure | OSError):
             return CacheError(text, transient=True)
+        if isinstance(error, errors.OperationFailure) and error.code == DUPLICATE:
+            return CacheError(f"{self.url}: a document with the same unique key exists", duplicate=True)
         if isinstance(error, errors.PyMongoError | ValueError | TypeError | OverflowError):
             return CacheError(text)
         return None
@@ -241,6 +265,199 @@ class MongodbStore(RemoteCacheDb):
     async def truncate(self) -> None:
         await self.ask(lambda: self._collection.delete_many({}), "delete")
 
+    # --- documents
+
+    async def find_documents(
+        self,
+        collection: str,
+        fields: Sequence[str],
+        where: Sequence[Filter] = (),
+        order: Sequence[tuple[str, bool]] = (),
+        limit: int = 0,
+    ) -> list[dict[str, Cell]]:
+        query = self._query(where)
+        shown = {"_id": 0, **{self._name(field): 1 for field in fields}}
+        sorting = [(self._name(field), -1 if descending else 1) for field, descending in order]
+        self._name(collection)
+
+        async def work() -> list[dict[str, Cell]]:
+            cursor = self._database[collection].find(query, shown, limit=max(0, limit), sort=sorting or None)
+            async with cursor:
+                return [document async for document in cursor]
+
+        return await self.ask(work, f"a find in {collection}")
+
+    async def write_documents(self, writes: Sequence[DocumentWrite]) -> list[int]:
+        if not writes:
+            return []
+        steps = self._steps(writes)
+        together = len(writes) > 1 or any(isinstance(write, AddDocument) and write.replaced for write in writes)
+
+        async def work() -> list[int]:
+            if together and self._transactions:
+                try:
+                    return await self._transaction(steps)
+                except self._pymongo.errors.OperationFailure as error:
+                    if error.code not in NO_TRANSACTIONS:
+                        raise
+                    self._transactions = False
+            return [count for step in steps for count in await step(None)]
+
+        return await self.ask(work, f"{len(writes)} writes, {writes[0].collection} first", repeatable=False)
+
+    async def _transaction(self, steps: Sequence[Step]) -> list[int]:
+        for left in reversed(range(TRIES)):
+            try:
+                async with self._client.start_session() as session, await session.start_transaction():
+                    return [count for step in steps for count in await step(session)]
+            except self._pymongo.errors.PyMongoError as error:
+                if not left or not error.has_error_label("TransientTransactionError"):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _steps(self, writes: Sequence[DocumentWrite]) -> list[Step]:
+        """New documents of one collection that follow each other travel together."""
+        steps: list[Step] = []
+        for adding, group in groupby(writes, lambda w: w.collection if isinstance(w, AddDocument) else ""):
+            some = list(group)
+            if (
+                adding
+                and len(some) > 1
+                and not any(isinstance(write, AddDocument) and write.replaced for write in some)
+            ):
+                steps.append(self._add_many(adding, some))
+            else:
+                steps += [self._step(write) for write in some]
+        return steps
+
+    def _add_many(self, collection: str, writes: Sequence[DocumentWrite]) -> Step:
+        self._name(collection)
+        documents = [self._document(write.document) for write in writes if isinstance(write, AddDocument)]
+
+        async def add(session: Any) -> list[int]:
+            try:
+                await self._database[collection].insert_many([dict(d) for d in documents], session=session)
+            except self._pymongo.errors.BulkWriteError as error:
+                first = (error.details or {}).get("writeErrors", [{}])[0]
+                raise self._pymongo.errors.OperationFailure(first.get("errmsg", ""), first.get("code")) from error
+            return [1] * len(documents)
+
+        return add
+
+    def _step(self, write: DocumentWrite) -> Step:
+        """What does a write, in a session or without one. Raises CacheError for a write that cannot be right."""
+        self._name(write.collection)
+        if isinstance(write, RemoveDocuments):
+            query = self._query(write.where)
+
+            async def remove(session: Any) -> list[int]:
+                result = await self._database[write.collection].delete_many(query, session=session)
+                return [int(result.deleted_count)]
+
+            return remove
+        document = self._document(write.document)
+        if isinstance(write, AddDocument):
+            older = [self._query(filters) for filters in write.replaced]
+
+            async def add(session: Any) -> list[int]:
+                collection = self._database[write.collection]
+                if older:
+                    await collection.delete_many({"$or": older}, session=session)
+                # A copy: pymongo adds the _id, and a transaction may begin again.
+                await collection.insert_one(dict(document), session=session)
+                return [1]
+
+            return add
+        query = self._query(write.where)
+        change: dict[str, Any] = {"$set": document} if document else {}
+        if write.otherwise is None:
+
+            async def update(session: Any) -> list[int]:
+                result = await self._database[write.collection].update_many(query, change, session=session)
+                return [int(result.matched_count)]
+
+            return update
+        rest = {name: value for name, value in self._document(write.otherwise).items() if name not in document}
+        if rest:
+            change["$setOnInsert"] = rest
+
+        async def upsert(session: Any) -> list[int]:
+            collection = self._database[write.collection]
+            for left in (2, 1, 0):
+                try:
+                    await collection.update_one(query, change, upsert=True, session=session)
+                    break
+                except self._pymongo.errors.OperationFailure as error:
+                    # Another one may have added it a moment ago; within a transaction there is no second attempt.
+                    if error.code != DUPLICATE or session is not None or not left:
+                        raise
+            return [1]
+
+        return upsert
+
+    async def next_numbers(self, collection: str, count: int) -> int:
+        async def work() -> int:
+            for left in (2, 1, 0):
+                try:
+                    found = await self._database[NUMBERS].find_one_and_update(
+                        {"_id": collection}, {"$inc": {"last": count}}, upsert=True, return_document=True
+                    )
+                    return int(found["last"]) - count + 1
+                except self._pymongo.errors.OperationFailure as error:
+                    if error.code != DUPLICATE or not left:
+                        raise
+            raise AssertionError("unreachable")
+
+        return await self.ask(work, "an update")
+
+    async def make_collection(
+        self, collection: str, unique: Sequence[Sequence[str]], indexes: Sequence[Sequence[str]]
+    ) -> None:
+        self._name(collection)
+
+        async def work() -> None:
+            if collection not in await self._database.list_collection_names():
+                await self._database.create_collection(collection)
+            for columns in unique:
+                await self._database[collection].create_index([(self._name(name), 1) for name in columns], unique=True)
+            for columns in indexes:
+                await self._database[collection].create_index([(self._name(name), 1) for name in columns])
+
+        await self.ask(work, f"making {collection}")
+
+    async def collections(self) -> set[str]:
+        async def work() -> set[str]:
+            return set(await self._database.list_collection_names())
+
+        return await self.ask(work, "listCollections")
+
+    def _name(self, name: str) -> str:
+        """A field or collection whose name means nothing else to MongoDB; raises CacheError."""
+        if not name.isascii() or not name.replace("_", "").isalnum():
+            raise CacheError(f"{self.url}: {name!r} is no name of a collection or field")
+        return name
+
+    def _document(self, document: Any) -> dict[str, Cell]:
+        self._checked(*(value for value in document.values() if isinstance(value, str)))
+        return {self._name(name): value for name, value in document.items()}
+
+    def _query(self, where: Sequence[Filter]) -> dict[str, Any]:
+        """A filter of MongoDB in which values are only ever operands."""
+        self._checked(*(value for _, _, value in where if isinstance(value, str)))
+        parts = [self._part(self._name(field), operator, value) for field, operator, value in where]
+        return {"$and": parts} if parts else {}
+
+    def _part(self, field: str, operator: str, value: Cell) -> dict[str, Any]:
+        if operator not in FILTERS:
+            raise CacheError(f"{self.url}: {operator!r} is no comparison")
+        if operator == "!=":
+            return {field: {"$nin": [value, None]}}
+        if value is None:
+            return {field: {"$eq": None}} if operator == "=" else NOTHING
+        if operator == "like":
+            return {field: {"$regex": pattern_of(str(value)), "$options": "s"}}
+        return {field: {COMPARISONS[operator]: value}}
+
 
 class CachedbMongodb(CacheDbDriver, Module):
     """Keep keys and values in MongoDB.
@@ -280,6 +497,11 @@ def server_url(url: CacheUrl) -> str:
     before, found, after = rest.rpartition("/" + quote(url.database, safe=".")) if url.database else (rest, "", "")
     database = url.database.partition(".")[0]
     return f"mongodb://{before if found else rest}/{database}{after if found else ''}"
+
+
+def pattern_of(like: str) -> str:
+    """The regular expression of what LIKE matches: `%` is any text, `_` any character."""
+    return "^" + "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in like) + "$"
 
 
 def is_number(text: str) -> bool:

@@ -1,5 +1,16 @@
 """Key-value stores: the contract that scripts and modules use and drivers fulfil."""
 
+from .documents import (
+    FILTERS,
+    AddDocument,
+    Cell,
+    ChangeDocuments,
+    Document,
+    DocumentStore,
+    DocumentWrite,
+    Filter,
+    RemoveDocuments,
+)
 from .driver import CacheDbDriver, CacheDbs
 from .errors import CacheError
 from .remote import Limits, RemoteCacheDb
@@ -18,19 +29,28 @@ from .store import (
 from .url import CacheUrl, parse_url
 
 __all__ = [
+    "FILTERS",
     "LARGEST_COUNTER",
     "SMALLEST_COUNTER",
+    "AddDocument",
     "CacheDb",
     "CacheDbDriver",
     "CacheDbs",
     "CacheError",
     "CacheUrl",
     "CacheValue",
+    "Cell",
+    "ChangeDocuments",
+    "Document",
+    "DocumentStore",
+    "DocumentWrite",
+    "Filter",
     "InstantCacheDb",
     "Limits",
     "Map",
     "Pairs",
     "RemoteCacheDb",
+    "RemoveDocuments",
     "parse_url",
     "to_bytes",
     "to_counter",

@@ -12,7 +12,7 @@ class DbUrl:
     """A parsed URL. `str()` and `repr()` hide the password.
 
     path: what follows the host, or the whole of a file URL: relative to the working directory (`sqlite:name.db`) or
-    absolute (`sqlite:/a`, `sqlite:///a`).
+    absolute (`sqlite:/a`, `sqlite:///a`). Of a `cachedb://scheme:group` URL all behind the first colon.
     """
 
     __slots__ = ("host", "options", "password", "path", "port", "scheme", "user")
@@ -55,6 +55,9 @@ def parse_url(text: str) -> DbUrl:
     scheme, colon, rest = text.strip().partition(":")
     if not colon or not scheme or not scheme.replace("_", "").replace("+", "").isalnum():
         raise ValueError("a database URL begins with the driver's name and a colon")
+    if scheme.lower() == "cachedb":
+        # What follows is the name of a key-value store, which has a colon of its own.
+        return DbUrl("cachedb", rest)
     if rest.startswith("//"):
         rest = rest[2:]
         rest, _, query = rest.partition("?")

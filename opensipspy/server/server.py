@@ -81,19 +81,30 @@ STATUS_GROUP: Final = "core"
 class LazyDns(DnsClient):
     """Imports the resolver's library when the first name has to be asked for: most servers start without."""
 
-    def __init__(self, servers: list[str], tries: int, timeout_s: float, took: Callable[[str, float], None]) -> None:
-        """servers: [] for those of the system. took(name, seconds) is told of each question answered or given up."""
+    def __init__(
+        self,
+        servers: list[str],
+        tries: int,
+        timeout_s: float,
+        took: Callable[[str, float], None],
+        most_servers: int = 0,
+    ) -> None:
+        """servers: [] for those of the system. most_servers: how many of them are asked, 0 for all.
+
+        took(name, seconds) is told of each question answered or given up.
+        """
         self._servers = servers
         self._tries = tries
         self._timeout_s = timeout_s
         self._took = took
+        self._most_servers = most_servers
         self._client: DnsClient | None = None
 
     async def query(self, name: str, kind: str) -> list[Record]:
         if self._client is None:
             from opensipspy.net.cares import CaresClient
 
-            self._client = CaresClient(self._servers or None, self._tries, self._timeout_s)
+            self._client = CaresClient(self._servers or None, self._tries, self._timeout_s, self._most_servers)
         started = time.monotonic()
         try:
             return await self._client.query(name, kind)
@@ -324,15 +335,9 @@ class Server:
             self.network.add_transport(proto, transport)
         self.steps.alias_profiles = "tcp_mgm" in self.loaded.modules
         self.core.tls_choices = tls_choices(self.loaded.modules.get("tls_mgm"))
-        ports = {
-            getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer
-            for module in self.loaded.modules.values()
-            if hasattr(module, "protocol") and hasattr(module, "default_port")
-        }
-        lines = self.loaded.listen(self.options)
         for planned in plan(
-            lines,
-            ports,
+            self.loaded.listen(self.options),
+            self.loaded.ports(),
             advertised_address=self.options.advertised_address or settings.advertised_address or "",
             advertised_port=int(settings.advertised_port or 0),
         ):
@@ -373,7 +378,7 @@ class Server:
             raise StartError(f"environment variable {NAME_SERVERS}: {error}") from error
         tries, timeout_s = max(0, int(settings.dns_retr_no)), max(0.0, float(settings.dns_retr_time))
         self.core.resolver = Resolver(
-            LazyDns(servers, tries, timeout_s, self._looked_up),
+            LazyDns(servers, tries, timeout_s, self._looked_up, max(0, int(settings.dns_servers_no))),
             ResolverSettings(
                 protocols=self.network.protocols(),
                 v4=any(not socket.is_v6 for socket in self.core.sockets),
@@ -505,10 +510,11 @@ class Server:
         self.logs.flush()
 
     async def _close_databases(self) -> None:
-        for failure in await self.core.cachedbs.close():
-            LOG.error("key-value store: %s", failure)
+        # Queued writes of a database that stands on a store (db_cachedb) leave before the store is closed.
         for error in await self.core.databases.close():
             LOG.error("database: %s", error)
+        for failure in await self.core.cachedbs.close():
+            LOG.error("key-value store: %s", failure)
 
     async def _within(self, work: Awaitable[None], limit_s: float, name: str) -> None:
         try:
@@ -525,15 +531,3 @@ def forwards_strays(settings: Any, program: Any) -> bool:
     if "disable_stateless_fwd" in settings.given:
         return not settings.disable_stateless_fwd
     return ("call", "forward") in program.image.recipes.values()
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's when it is installed, else asyncio's."""
-    if os.environ.get("OPENSIPSPY_LOOP", "") != "asyncio":
-        try:
-            import uvloop
-
-            return uvloop.new_event_loop()
-        except ImportError:
-            pass
-    return asyncio.new_event_loop()
