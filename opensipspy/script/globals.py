@@ -390,6 +390,10 @@ class _Reader:
                 "send_proxy_protocol", "proxy", "proxy_protocol",
             ):  # fmt: skip
                 options[word.removesuffix("_protocol") if "proxy" in word else word] = 1
+            elif self.tokens[index].line != self.tokens[index - 1].line:
+                # Another line, and no option: what stands there belongs into a route, most often.
+                self.at = index
+                self.end()
             else:
                 raise _Mistake(
                     index,
@@ -416,17 +420,28 @@ class _Reader:
         self.take("LBRACE", what="'{' and the sockets of the bond")
         members: list[str] = []
         while self.peek() != "RBRACE":
-            proto = self.proto()
-            self.take("COLON", what="':'")
-            member = f"{proto}:{self.host()}"
-            if self.peek() == "COLON":
-                self.at += 1
-                member += f":{self.port()}"
-            members.append(member)
+            members.append(self._quoted_member() if self.peek() == "STRING" else self._member())
             if self.peek() in ("COMMA", "SEMI"):
                 self.at += 1
         self.take("RBRACE")
         return name, tuple(members)
+
+    def _quoted_member(self) -> str:
+        index = self.at
+        text = str(self.take("STRING").value)
+        proto, colon, address = text.partition(":")
+        if proto.lower() not in PROTOCOLS or not colon or not address:
+            raise _Mistake(index, f'"{text}" is no socket', 'as in "udp:192.0.2.1:5060"')
+        return text
+
+    def _member(self) -> str:
+        proto = self.proto()
+        self.take("COLON", what="':'")
+        member = f"{proto}:{self.host()}"
+        if self.peek() == "COLON":
+            self.at += 1
+            member += f":{self.port()}"
+        return member
 
     def aliases(self) -> list[AliasDef]:
         found: list[AliasDef] = []

@@ -181,3 +181,17 @@ def test_kept_settings_come_back_the_same() -> None:
     )
     again = Globals.from_data(settings.as_data())
     assert vars(again) == vars(settings)
+
+
+def test_a_bond_has_its_sockets_in_quotes() -> None:
+    text = 'socket=udp:192.0.2.1:5060\nsocket=bond:both { "udp:192.0.2.1:5060", "tcp:[2001:db8::1]:5061" }\nlog_level=2'
+    settings = parse(text)
+    assert settings.bonds == {"both": ("udp:192.0.2.1:5060", "tcp:[2001:db8::1]:5061")}
+    assert settings.log_level == 2
+    assert "no socket" in wrong('socket=bond:both {"192.0.2.1"}').message
+
+
+def test_a_statement_outside_of_a_route_is_no_option_of_the_socket_above() -> None:
+    finding = wrong('socket=udp:192.0.2.1:5060\nxlog("hello");')
+    assert (finding.line, finding.message) == (2, "unexpected 'xlog'")
+    assert "route block" in finding.hint
