@@ -18,6 +18,7 @@ from opensipspy.sip.digest import (
 from opensipspy.sip.edits import (
     Deferred,
     Edits,
+    Note,
 )
 from opensipspy.sip.endpoints import (
     PROTO_NONE,
@@ -287,6 +288,7 @@ __all__ = [
     "Limits",
     "Message",
     "NameAddr",
+    "Note",
     "ParseError",
     "Peer",
     "Socket",

@@ -17,15 +17,19 @@ _AT_START: Final = -2
 
 
 class Note:
-    """Text to stand in place of the range start to end of the head; start == end inserts."""
+    """Text to stand in place of the range start to end of the head; start == end inserts.
 
-    __slots__ = ("deferred", "end", "start", "text")
+    instead: an earlier note, of a parent perhaps, that does not count where this one does.
+    """
+
+    __slots__ = ("deferred", "end", "instead", "start", "text")
 
     def __init__(self, start: int, end: int, text: str, deferred: Deferred | None) -> None:
         self.start: int = start
         self.end: int = end
         self.text: str = text
         self.deferred: Deferred | None = deferred
+        self.instead: Note | None = None
 
 
 class Edits:
@@ -95,6 +99,15 @@ class Edits:
         """Put header lines after the last header."""
         self._note(_AT_END, _AT_END, text)
 
+    def supersede(self, note: Note, text: str | Deferred) -> None:
+        """Put a text where an earlier note, here or of a parent, has its own: other children keep that one."""
+        made = Note(note.start, note.end, text, None) if isinstance(text, str) else Note(note.start, note.end, "", text)
+        made.instead = note
+        if self.notes is None:
+            self.notes = [made]
+        else:
+            self.notes.append(made)
+
     def set_body(self, body: bytes, content_type: str | None = None) -> None:
         """Send another body. content_type: None keeps the header, "" removes it; an empty body removes it too."""
         self._body = body
@@ -104,10 +117,17 @@ class Edits:
         """Notes of the parents and then our own."""
         parent = self.parent
         if parent is None:
-            return list(self.notes) if self.notes is not None else []
+            own = list(self.notes) if self.notes is not None else []
+            for note in own:
+                if note.instead is not None:
+                    return counting(own)
+            return own
         found = parent.all_notes()
         if self.notes is not None:
             found += self.notes
+            for note in self.notes:
+                if note.instead is not None:
+                    return counting(found)
         return found
 
     @property
@@ -130,6 +150,23 @@ class Edits:
                 return edits
             edits = edits.parent
         return None
+
+
+def counting(notes: list[Note]) -> list[Note]:
+    """The notes that count: a superseded one gives its place in the order to the one that supersedes it."""
+    found: list[Note] = []
+    for note in notes:
+        instead = note.instead
+        if instead is not None:
+            for i in range(len(found)):
+                if found[i] is instead:
+                    found[i] = note
+                    break
+            else:
+                found.append(note)
+        else:
+            found.append(note)
+    return found
 
 
 def apply_notes(msg: Message, notes: list[Note], in_socket: Socket, out_socket: Socket) -> str:

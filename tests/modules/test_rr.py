@@ -10,7 +10,7 @@ from opensipspy import sip
 from opensipspy.module.testing import FakeCore, make_run, request
 from opensipspy.modules.rr import Rr
 from opensipspy.modules.rr.api import RrApi
-from opensipspy.script.kinds import BRANCH
+from opensipspy.script.kinds import BRANCH, FAILURE
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Branch, Run
 
@@ -144,6 +144,43 @@ def test_a_branch_records_for_itself() -> None:
     assert core.call("record_route", one) == 1
     assert lines(wire(one), "Record-Route") == ["<sip:192.0.2.1:5060;lr;b=1>"]
     assert lines(wire(two), "Record-Route") == []
+
+
+@pytest.mark.parametrize("preset", [False, True], ids=["record_route", "record_route_preset"])
+@pytest.mark.parametrize("kind", [BRANCH, FAILURE], ids=["branch", "failure"])
+def test_a_parameter_of_some_copies(kind: int, preset: bool) -> None:
+    """The manual: add_rr_param() in a branch or failure route counts for its copies, recorded in the main route."""
+    core, _ = loaded(append_fromtag=0)
+    run = make_run(request(), core=core)
+    core.call("add_rr_param", run, ";a=1")
+    if preset:
+        core.call("record_route_preset", run, "192.0.2.1:5060")
+    else:
+        core.call("record_route", run)
+    one, two = (run.for_branch(Branch("sip:x@192.0.2.9"), index) for index in (0, 1))
+    one.kind = two.kind = kind
+    assert core.call("add_rr_param", one, ";b=1") == 1
+    assert core.call("add_rr_param", one, ";c") == 1
+    assert core.call("add_rr_param", one, ";a=2") == 1
+    nested = one.for_branch(Branch("sip:y@192.0.2.9"))
+    assert core.call("add_rr_param", nested, ";b=3") == 1
+    assert lines(wire(one), "Record-Route") == ["<sip:192.0.2.1:5060;lr;b=1;c;a=2>"]
+    assert lines(wire(nested), "Record-Route") == ["<sip:192.0.2.1:5060;lr;c;a=2;b=3>"]
+    assert lines(wire(two), "Record-Route") == ["<sip:192.0.2.1:5060;lr;a=1>"]
+    assert lines(wire(run), "Record-Route") == ["<sip:192.0.2.1:5060;lr;a=1>"]
+
+
+def test_each_failure_route_may_record() -> None:
+    """What one failure route noted is not in the copies of the next."""
+    core, _ = loaded(append_fromtag=0)
+    run = make_run(request(), core=core)
+    for index in (0, 1):
+        view = run.for_branch(Branch("sip:x@192.0.2.9"), index)
+        view.kind = FAILURE
+        assert core.call("add_rr_param", view, f";try={index}") == 1
+        assert core.call("record_route", view) == 1
+        assert core.call("record_route", view) == -1
+        assert lines(wire(view), "Record-Route") == [f"<sip:192.0.2.1:5060;lr;try={index}>"]
 
 
 def test_preset_texts(caplog: pytest.LogCaptureFixture) -> None:

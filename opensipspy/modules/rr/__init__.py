@@ -10,6 +10,7 @@ Record-Route text is a note with a function in it, which is asked with both sock
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import Logger
 from typing import Annotated, Final
 
 from opensipspy.module import Fixup, Module, Param, script_function, variable
@@ -24,7 +25,9 @@ from opensipspy.sip import (
     PROTO_TLS,
     PROTO_UDP,
     PROTO_WSS,
+    Edits,
     NameAddr,
+    Note,
     ParseError,
     Socket,
     Uri,
@@ -47,23 +50,25 @@ UNSAFE: Final = frozenset('<>"\r\n \t?')
 class RouteState:
     """What rr knows about one request.
 
-    recorded: record_route() was called, and in which branch (-1: for all of them). added: parameters for all copies.
-    branch_added: parameters that a branch route added for its own copy. params: of our own Route, None before.
+    added: parameters for all copies. branch_added: parameters that a branch or failure route added for its own copies
+    before it recorded them, by the notes of that route. params: of our own Route, None before.
     """
 
-    __slots__ = ("added", "branch_added", "params", "recorded")
+    __slots__ = ("added", "branch_added", "params")
 
     def __init__(self) -> None:
-        self.recorded: set[int] = set()
         self.added: list[str] = []
-        self.branch_added: dict[int, list[str]] = {}
+        self.branch_added: dict[Edits, list[str]] = {}
         self.params: str | None = None
 
 
 class RecordRoute:
-    """The Record-Route lines of one request, written when the outgoing socket of a copy is known."""
+    """The Record-Route lines of one request, written when the outgoing socket of a copy is known.
 
-    __slots__ = ("double", "extra", "ftag", "scheme", "state", "user")
+    own: parameters of the copies of one route only; they take the place of those with the same names for all copies.
+    """
+
+    __slots__ = ("double", "extra", "ftag", "own", "scheme", "state", "user")
 
     def __init__(self, state: RouteState, scheme: str, user: str, ftag: str, extra: str, double: bool) -> None:
         self.state = state
@@ -72,15 +77,59 @@ class RecordRoute:
         self.ftag = ftag
         self.extra = extra
         self.double = double
+        self.own: list[str] = []
+
+    def with_param(self, param: str) -> RecordRoute:
+        """The same lines for some copies, with one parameter more."""
+        made = RecordRoute(self.state, self.scheme, self.user, self.ftag, self.extra, self.double)
+        made.own = put(self.own, param)
+        return made
+
+    def tail(self) -> str:
+        """The parameters behind `lr`."""
+        if not self.own:
+            return f"{self.ftag}{self.extra}{''.join(self.state.added)}"
+        added = self.state.added
+        for param in self.own:
+            added = put(added, param)
+        return f"{self.ftag}{self.extra}{''.join(added)}"
 
     def __call__(self, in_socket: Socket, out_socket: Socket) -> str:
-        tail = f"{self.ftag}{self.extra}{''.join(self.state.added)}"
+        tail = self.tail()
         out_uri = f"{self.scheme}{self.user}{place(out_socket, self.scheme)}"
         # RFC 5658 §5: one Record-Route for each side. The callee reads the upper one first, so it faces him.
         if self.double and differ(in_socket, out_socket):
             in_uri = f"{self.scheme}{self.user}{place(in_socket, self.scheme)}"
             return f"Record-Route: <{out_uri};lr;r2=on{tail}>\r\nRecord-Route: <{in_uri};lr;r2=on{tail}>\r\n"
         return f"Record-Route: <{out_uri};lr{tail}>\r\n"
+
+
+class PresetRoute(RecordRoute):
+    """Record-Route lines whose places the script gave. log: where to tell that they are not ours; None for nowhere."""
+
+    __slots__ = ("inbound", "log", "outbound")
+
+    def __init__(self, state: RouteState, user: str, ftag: str, outbound: str, inbound: str) -> None:
+        super().__init__(state, "sip:", user, ftag, "", double=bool(inbound))
+        self.outbound = outbound
+        self.inbound = inbound
+        self.log: Logger | None = None
+
+    def with_param(self, param: str) -> PresetRoute:
+        made = PresetRoute(self.state, self.user, self.ftag, self.outbound, self.inbound)
+        made.log = self.log
+        made.own = put(self.own, param)
+        return made
+
+    def __call__(self, in_socket: Socket, out_socket: Socket) -> str:
+        tail = self.tail()
+        if self.log is not None and out_socket.via_host not in self.outbound:
+            self.log.warning("rr: preset Record-Route %s is not where %s sends from", self.outbound, out_socket.text)
+        r2 = ";r2=on" if self.inbound else ""
+        lines = f"Record-Route: <sip:{self.user}{self.outbound};lr{r2}{tail}>\r\n"
+        if self.inbound:
+            lines += f"Record-Route: <sip:{self.user}{self.inbound};lr{r2}{tail}>\r\n"
+        return lines
 
 
 def differ(one: Socket, other: Socket) -> bool:
@@ -108,6 +157,12 @@ def direction(text: str) -> int:
     if folded == "downstream":
         return DOWNSTREAM
     raise ValueError(f'a direction is "upstream" or "downstream", not "{text}"')
+
+
+def put(params: list[str], param: str) -> list[str]:
+    """The list with one parameter more, in place of one of its name."""
+    name = param.partition("=")[0].lower()
+    return [other for other in params if other.partition("=")[0].lower() != name] + [param]
 
 
 def with_semicolon(params: str) -> str:
@@ -160,7 +215,7 @@ class Rr(Module, RrApi):
             self.core.log.error("rr: record_route: %r cannot stand in a URI", extra)
             return -1
         state = self._state(run)
-        if not self._claim(run, state):
+        if not self._claim(run):
             return -1
         scheme = "sips:" if run.ruri[:5].lower() == "sips:" else "sip:"
         text = RecordRoute(
@@ -168,9 +223,10 @@ class Rr(Module, RrApi):
             scheme,
             self._user(run),
             self._ftag(run),
-            extra + self._own_added(run, state),
+            extra,
             bool(self.enable_double_rr),
         )
+        text.own = self._own_added(run, state)
         self._insert(run, text)
         return 1
 
@@ -184,29 +240,19 @@ class Rr(Module, RrApi):
             self.core.log.error("rr: record_route_preset: %r cannot stand in a URI", string2 if string else string)
             return -1
         state = self._state(run)
-        if not self._claim(run, state):
+        if not self._claim(run):
             return -1
-        user, ftag, own = self._user(run), self._ftag(run), self._own_added(run, state)
-
-        def text(in_socket: Socket, out_socket: Socket) -> str:
-            tail = f"{ftag}{own}{''.join(state.added)}"
-            if self.enable_socket_mismatch_warning and out_socket.via_host not in string:
-                self.core.log.warning("rr: preset Record-Route %s is not where %s sends from", string, out_socket.text)
-            if string2:
-                return (
-                    f"Record-Route: <sip:{user}{string};lr;r2=on{tail}>\r\n"
-                    f"Record-Route: <sip:{user}{string2};lr;r2=on{tail}>\r\n"
-                )
-            return f"Record-Route: <sip:{user}{string};lr{tail}>\r\n"
-
+        text = PresetRoute(state, self._user(run), self._ftag(run), string, string2 or "")
+        text.own = self._own_added(run, state)
+        text.log = self.core.log if self.enable_socket_mismatch_warning else None
         self._insert(run, text)
         return 1
 
     @script_function(routes=REQUEST | FAILURE | BRANCH)
     def add_rr_param(self, run: Run, param: str) -> int:
-        """Add ";name=value" to the Record-Route URI, before or after record_route(); in a branch route before it only.
+        """Add ";name=value" to the Record-Route URI, before or after record_route().
 
-        Returns -1 when it is not of that form.
+        In a branch or failure route it counts for the copies of that route only. Returns -1 when it has another form.
         """
         return 1 if self.add_param(run, param) else -1
 
@@ -215,14 +261,36 @@ class Rr(Module, RrApi):
             self.core.log.error("rr: add_rr_param: %r is not of the form ;name=value", param)
             return False
         state = self._state(run)
-        if run.kind == BRANCH:
-            state.branch_added.setdefault(run.branch_index, []).append(param)
-            if not state.recorded.isdisjoint((-1, run.branch_index)):
-                self.core.log.warning("rr: add_rr_param after record_route() comes too late in a branch route")
-                return False
+        if run.kind not in (BRANCH, FAILURE):
+            state.added.append(param)
             return True
-        state.added.append(param)
+        note = self._note(run)
+        if note is None:
+            own = state.branch_added.setdefault(run.edits, [])
+            own.append(param)
+        elif isinstance(note.deferred, RecordRoute):
+            run.edits.supersede(note, note.deferred.with_param(param))
         return True
+
+    def put_param(self, run: Run, param: str) -> bool:
+        if run.kind not in (BRANCH, FAILURE):
+            state = self._state(run)
+            name = param.partition("=")[0].lower()
+            state.added = [other for other in state.added if other.partition("=")[0].lower() != name]
+        return self.add_param(run, param)
+
+    def has_from_tag(self) -> bool:
+        return bool(self.append_fromtag)
+
+    def _note(self, run: Run) -> Note | None:
+        """The note that writes Record-Route for the copies of this route."""
+        edits: Edits | None = run.edits
+        while edits is not None:
+            for note in reversed(edits.notes or ()):
+                if isinstance(note.deferred, RecordRoute):
+                    return note
+            edits = edits.parent
+        return None
 
     # --- following
 
@@ -375,17 +443,21 @@ class Rr(Module, RrApi):
             state = run.ctx[CONTEXT] = RouteState()
         return state
 
-    def _claim(self, run: Run, state: RouteState) -> bool:
+    def _claim(self, run: Run) -> bool:
         """Let each copy be recorded once only: the headers would name us twice."""
-        branch = run.branch_index if run.kind == BRANCH else -1
-        if -1 in state.recorded or branch in state.recorded:
+        if self._note(run) is not None:
             self.core.log.error("rr: the request was already record-routed")
             return False
-        state.recorded.add(branch)
         return True
 
-    def _own_added(self, run: Run, state: RouteState) -> str:
-        return "".join(state.branch_added.get(run.branch_index, ())) if run.kind == BRANCH else ""
+    def _own_added(self, run: Run, state: RouteState) -> list[str]:
+        """What the branch or failure route has added so far, or the failure route that its branch comes from."""
+        found: list[str] = []
+        edits: Edits | None = run.edits if state.branch_added else None
+        while edits is not None:
+            found = state.branch_added.get(edits, []) + found
+            edits = edits.parent
+        return found
 
     def _ftag(self, run: Run) -> str:
         tag = run.msg.from_tag if self.append_fromtag else ""

@@ -23,6 +23,14 @@ class RrApi(ABC):
         """Add ";name=value" to the Record-Route URI of this request; False when it is not of that form."""
 
     @abstractmethod
+    def put_param(self, run: Run, param: str) -> bool:
+        """As add_param(), in place of a parameter of that name that was added before."""
+
+    @abstractmethod
+    def has_from_tag(self) -> bool:
+        """Whether Record-Route carries the From tag: without it nobody knows the direction of a request."""
+
+    @abstractmethod
     def route_params(self, run: Run) -> str:
         """The parameters of our Route URI, "" before loose_route() or when there was none."""
 
