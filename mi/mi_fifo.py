@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,11 @@ WRITE_S: Final = 10.0
 _WHITE: Final = b" \t\r\n"
 _FORBIDDEN_IN_NAME: Final = frozenset(b"./\\\0")
 
+# Where a request begins, whatever came before it: no JSON text has a name in colons before an object with such a member.
+_BEGIN: Final = re.compile(
+    rb':[^./\\\0: \t\r\n]{0,200}:[ \t\r\n]*\[?[ \t\r\n]*\{[ \t\r\n]*"(?:jsonrpc|method|id|params)"'
+)
+
 IDLE, NAME, BODY, JSON, SKIP = range(5)
 
 
@@ -46,7 +52,8 @@ class Request:
 class Framer:
     """Cuts the bytes of the pipe into requests; what is none is skipped to the end of its line or of its write.
 
-    A request ends where its JSON value ends, so it may arrive in pieces and several may arrive at once.
+    A request ends where its JSON value ends, so it may arrive in pieces and several may arrive at once. A client that
+    never finishes its request holds up nobody: the beginning of the next one ends it.
     """
 
     def __init__(self) -> None:
@@ -79,6 +86,17 @@ class Framer:
         found: list[Request] = []
         if self._state == SKIP:
             self._state = IDLE
+        at = 0
+        for begin in _BEGIN.finditer(data):
+            self._read(data[at : begin.start()], found)
+            at = begin.start()
+            if self.partial:
+                self.errors.append("its end did not arrive before the next one")
+            self.reset()
+        self._read(data[at:], found)
+        return found
+
+    def _read(self, data: bytes, found: list[Request]) -> None:
         for byte in data:
             state = self._state
             if state == JSON:
@@ -105,7 +123,6 @@ class Framer:
                     self._refuse("the command is no JSON object")
             elif byte == 0x0A:
                 self._state = IDLE
-        return found
 
     def _json(self, byte: int, found: list[Request]) -> None:
         self._body.append(byte)

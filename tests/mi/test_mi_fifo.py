@@ -234,6 +234,19 @@ def test_the_framer_takes_requests_in_pieces_and_several_at_once() -> None:
     assert [r.reply for r in Framer().feed(whole)] == ["a", ""]
 
 
+@pytest.mark.parametrize(
+    "unfinished", [b":a", b":a:", b':a:{"jsonrpc": "2.0", "params": ["', b':a:{"jsonrpc": "2.0", "par']
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_request_that_never_ends_holds_up_nobody(unfinished: bytes, together: bool) -> None:
+    framer = Framer()
+    good = b':b:{"jsonrpc": "2.0", "method": "ps", "params": [":x:{", "{\\"method\\"", "a:b:["], "id": 1}'
+    found = framer.feed(unfinished + good) if together else framer.feed(unfinished) + framer.feed(good)
+    assert [(r.reply, json.loads(r.body)["params"][0]) for r in found] == [("b", ":x:{")]
+    assert len(framer.errors) == 1
+    assert not framer.partial
+
+
 def test_the_framer_bounds_what_it_keeps() -> None:
     framer = Framer()
     assert framer.feed(b":" + b"n" * (NAME_LIMIT + 1) + b":{}") == []
