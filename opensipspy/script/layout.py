@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opensipspy.script.errors import Finding, ScriptErrors, has_errors
-from opensipspy.script.lexer import Scanner
+from opensipspy.script.lexer import Scanner, comment_end
 from opensipspy.script.parse import parse_script
 from opensipspy.script.preprocess import Source
 
@@ -119,17 +119,8 @@ def _comment_end(text: str, begin: int, end: int) -> int:
     if not text.startswith("/*", begin):
         stop = text.find("\n", begin, end)
         return end if stop < 0 else stop
-    depth, at = 0, begin
-    while at < end:
-        if text.startswith("/*", at):
-            depth, at = depth + 1, at + 2
-        elif text.startswith("*/", at):
-            depth, at = depth - 1, at + 2
-            if depth == 0:
-                break
-        else:
-            at += 1
-    return at
+    stop = comment_end(text, begin, end)
+    return end if stop < 0 else stop
 
 
 def layout(text: str, path: str = "-") -> str:

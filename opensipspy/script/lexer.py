@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -105,6 +106,7 @@ _NUMBER: Final = re.compile(r"0x[0-9A-Fa-f]+|[0-9]+")
 _IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])")
 _MASK: Final = re.compile(r"/(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9]{1,3}|[0-9A-Fa-f:]*::[0-9A-Fa-f:]*)(?![0-9.])")
 _IPV6: Final = re.compile(r"\[[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\]|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*")
+_COMMENT_MARK: Final = re.compile(r"/\*|\*/")
 _SPACE: Final = re.compile(r"[ \t\r\f\v\n]+")
 # Where a variable ends when it stands outside parentheses.
 _VARIABLE_END: Final = frozenset(" \t\r\n\f\v;,)=+-/*%&|^~<>!{}[]\"'#:@?\\`")
@@ -116,6 +118,16 @@ _HEX: Final = re.compile(r"x([0-9A-Fa-f]{1,2})")
 def signed(value: int) -> int:
     """A number as the 32 bits with a sign that the language has."""
     return ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+def comment_end(text: str, start: int, end: int = sys.maxsize) -> int:
+    """The offset after the `/* */` comment at `start`, -1 when it is not closed before `end`; they nest."""
+    depth = 0
+    for mark in _COMMENT_MARK.finditer(text, start, min(end, len(text))):
+        depth += 1 if mark.group() == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return -1
 
 
 class Scanner:
@@ -229,24 +241,11 @@ class Scanner:
 
     def _comment(self, start: int) -> int:
         """Past a `/* */` comment; they nest."""
-        depth, at = 0, start
-        text = self.text
-        while at < len(text):
-            if text.startswith("/*", at):
-                depth += 1
-                at += 2
-            elif text.startswith("*/", at):
-                depth -= 1
-                at += 2
-                if depth == 0:
-                    return at
-            else:
-                opened, closed = text.find("/*", at), text.find("*/", at)
-                if closed < 0:
-                    break
-                at = min(opened, closed) if opened >= 0 else closed
+        end = comment_end(self.text, start)
+        if end >= 0:
+            return end
         self._report(start, start + 2, "open-comment", "this comment is not closed", "add */")
-        return len(text)
+        return len(self.text)
 
     def _double(self, start: int) -> tuple[str, int]:
         """The value of a double-quoted string and the offset after it."""
