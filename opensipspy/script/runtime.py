@@ -24,8 +24,6 @@ from opensipspy.script.kinds import kind_keyword
 from opensipspy.script.patterns import Pattern, PatternCache
 from opensipspy.script.run import Run, Value
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 # Key in `Run.ctx` of what script_trace() asked for.
 TRACE: Final = "core.trace"
 
@@ -46,6 +44,17 @@ OP_GE: Final = 5
 
 _OPERATORS: Final = ("==", "!=", "<", ">", "<=", ">=")
 COMPARISONS: Final = {"==": OP_EQ, "!=": OP_NE, "<": OP_LT, ">": OP_GT, "<=": OP_LE, ">=": OP_GE}
+
+
+class Network:
+    """A network of addresses as numbers. v6: which of the two families."""
+
+    __slots__ = ("first", "mask", "v6")
+
+    def __init__(self, v6: bool, first: int, mask: int) -> None:
+        self.v6: bool = v6
+        self.first: int = first
+        self.mask: int = mask
 
 
 class EvaluationError(Exception):
@@ -212,7 +221,7 @@ def equal_text(left: Value, right: str, folded: str) -> bool:
 
 
 def compare_net(run: Run, op: int, left: Value, network: Network) -> int:
-    """`$variable == address/prefix`; network is an `ipaddress` network. A value that is no address is an error."""
+    """`$variable == address/prefix`. A value that is no address is an error."""
     if left is None:
         return 1 if op == OP_NE else 0
     inside = address_in(to_text(left), network)
@@ -223,16 +232,36 @@ def compare_net(run: Run, op: int, left: Value, network: Network) -> int:
 
 def parse_network(text: str) -> Network:
     """A network from "address", "address/prefix" or "address/mask", v6 with or without brackets. Raises ValueError."""
-    return ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+    found = ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+    return Network(found.version == 6, int(found.network_address), int(found.netmask))
 
 
 def address_in(text: str, network: Network) -> bool | None:
     """Whether an address (v6 with or without brackets) lies in a network; None when it is no address."""
+    number = ipv4_number(text)
+    if number >= 0:
+        return not network.v6 and number & network.mask == network.first
     try:
-        address = ipaddress.ip_address(text[1:-1] if text.startswith("[") else text)
+        address = ipaddress.IPv6Address(text[1:-1] if text.startswith("[") else text)
     except ValueError:
         return None
-    return address.version == network.version and address in network
+    return network.v6 and int(address) & network.mask == network.first
+
+
+def ipv4_number(text: str) -> int:
+    """A dotted IPv4 address as its number, -1 when the text is none. Digits with a leading zero are none."""
+    parts = text.split(".")
+    if len(parts) != 4 or not text.isascii():
+        return -1
+    number = 0
+    for part in parts:
+        if not part.isdigit() or len(part) > 3 or (len(part) > 1 and part[0] == "0"):
+            return -1
+        octet = int(part)
+        if octet > 255:
+            return -1
+        number = number << 8 | octet
+    return number
 
 
 def match(run: Run, left: Value, pattern: Pattern) -> int:
