@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from opensipspy import __version__
+from opensipspy.server.loops import POLL_METHODS
 from opensipspy.server.options import Options
 
 SUMMARY = "start the SIP server (the flags of `opensipspy -h`)"
@@ -34,7 +35,6 @@ IGNORED: Final = {
     "-m": MEMORY_NOTE,
     "-N": "one event loop serves all TCP connections",
     "-n": "one event loop serves all UDP sockets",
-    "-W": "the event loop chooses how it polls",
     "-i": "modules are found by name, wherever the package lies",
     "-r": "received= always holds the source address",
     "-R": "received= always holds the source address",
@@ -63,12 +63,13 @@ Start the SIP server with a routing script:
   -G FILE     process group file
   -o NAME=VALUE  what $argv(NAME) reads; may be repeated
   -b BYTES    receive buffer of the UDP sockets
+  -W METHOD   how to wait for packets: epoll (the fastest), poll or select
   -v          drop replies whose topmost Via is not ours
   -V          version
   -h          this help
   --debug-adapter ADDRESS:PORT  let editors hold calls at lines of the script (loopback only; or unix:PATH)
   --debug-wait   start when a debugger has connected
-  -a -e -k -s -M -m -N -n -W -i -r -R   accepted; they mean nothing here
+  -a -e -k -s -M -m -N -n -i -r -R   accepted; they mean nothing here
 
 OPENSIPSPY_NAME_SERVERS in the environment names the DNS servers (ADDRESS[:PORT],...) instead of the system's list.
 
@@ -125,6 +126,7 @@ def read_flags(given: Sequence[tuple[str, str]]) -> Options:
         "-G": "pgid_file",
         "-p": "preprocessor",
         "-A": "advertised_address",
+        "-W": "poll_method",
         "--debug-adapter": "debug_adapter",
     }
     switches = {
@@ -158,6 +160,8 @@ def read_flags(given: Sequence[tuple[str, str]]) -> Options:
             if flag in ("-M", "-m", "-N", "-n"):
                 number(flag, value)
             options.notes.append(f"{flag} has no effect: {IGNORED[flag]}")
+    if options.poll_method and options.poll_method not in POLL_METHODS:
+        raise ValueError(f"-W takes one of {', '.join(sorted(POLL_METHODS))}, not {options.poll_method!r}")
     if options.debug_wait and not options.debug_adapter:
         raise ValueError("--debug-wait waits for a client of --debug-adapter ADDRESS:PORT, which is missing")
     if not options.script:

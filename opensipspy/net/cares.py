@@ -18,13 +18,22 @@ class CaresClient(DnsClient):
     """A `DnsClient` on the system's resolv.conf, or on the name servers given."""
 
     def __init__(
-        self, servers: list[str] | None = None, tries: int = 0, timeout_s: float = 0.0, **options: Any
+        self,
+        servers: list[str] | None = None,
+        tries: int = 0,
+        timeout_s: float = 0.0,
+        most_servers: int = 0,
+        **options: Any,
     ) -> None:
         if tries > 0:
             options["tries"] = tries
         if timeout_s > 0:
             options["timeout"] = timeout_s
-        self._resolver = aiodns.DNSResolver(nameservers=servers, **options)
+        self._resolver = aiodns.DNSResolver(
+            nameservers=servers[:most_servers] if servers and most_servers > 0 else servers, **options
+        )
+        if most_servers > 0 and not servers:
+            self._resolver.nameservers = list(self._resolver.nameservers)[:most_servers]
 
     async def query(self, name: str, kind: str) -> list[Record]:
         try:

@@ -12,6 +12,7 @@ from typing import Final
 from opensipspy.server.debugged import DebuggedServer
 from opensipspy.server.debugger import Debugger
 from opensipspy.server.errors import LoadError
+from opensipspy.server.listening import ListenError
 from opensipspy.server.load import Loaded, load
 from opensipspy.server.logs import (
     L_DBG,
@@ -23,10 +24,11 @@ from opensipspy.server.logs import (
     clamp,
     standard_error_sink,
 )
+from opensipspy.server.loops import new_event_loop
 from opensipspy.server.notes import notes
 from opensipspy.server.options import Options
-from opensipspy.server.process import detach, release_terminal, report_started
-from opensipspy.server.server import Server, new_event_loop
+from opensipspy.server.process import ProcessError, detach, find_ids, release_terminal, report_started
+from opensipspy.server.server import Server
 
 OK: Final = 0
 FAILED: Final = 1
@@ -49,6 +51,12 @@ def launch(options: Options) -> int:
     for warning in loaded.warnings:
         print(warning, file=sys.stderr)
     if options.check_only:
+        try:
+            find_ids(options.user, options.group)
+            loaded.check_listen(options)
+        except (ListenError, ProcessError) as error:
+            print(f"opensipspy: {error}", file=sys.stderr)
+            return FAILED
         print(f"{options.script}: the script is valid", file=sys.stderr)
         return OK
     settings = loaded.globals
@@ -77,7 +85,7 @@ def run(options: Options, loaded: Loaded, logs: Logs) -> int:
             report_started(options.status_fd)
             release_terminal(keep_stderr=bool(loaded.globals.stderror_enabled))
 
-    loop = new_event_loop()
+    loop = new_event_loop(options.poll_method or str(loaded.globals.poll_method))
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(loop_trouble)
     try:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from opensipspy.server.loops import POLL_METHODS
+
 MEMORY: Final = "memory is managed by Python"
 WORKERS: Final = "one event loop serves everything; a lookup that waits needs no worker of its own"
+RECEIVED: Final = "a Via with a name always gets received= (RFC 3261 §18.2.1), so there is nothing to look up"
 NO_LIMIT: Final = "texts have no buffer that could be too small"
 
 GLOBALS: Final[Mapping[str, str]] = {
     "auto_scaling_cycle": WORKERS,
     "auto_scaling_profile": WORKERS,
-    "dns": "names are looked up when a message has to go there",
-    "dns_servers_no": "the system's list of name servers is used",
-    "dns_use_search_list": "names of SIP are complete, so the search list is never used",
+    "dns": RECEIVED,
+    "dns_use_search_list": "names in SIP are complete (RFC 3263 §4), so the search list is never used",
     "event_pkg_threshold": MEMORY,
     "event_shm_threshold": MEMORY,
     "log_json_buf_size": NO_LIMIT,
@@ -26,14 +28,12 @@ GLOBALS: Final[Mapping[str, str]] = {
     "memdump": MEMORY,
     "memlog": MEMORY,
     "pi_framework": "there is no provisioning interface yet",
-    "poll_method": "the event loop chooses how it polls",
     "pv_print_buf_size": NO_LIMIT,
     "restart_persistency_size": "what is kept over a restart is a file that grows as it must",
-    "rev_dns": "names are not looked up by address",
+    "rev_dns": RECEIVED,
     "shm_hash_split_percentage": MEMORY,
     "shm_memlog_size": MEMORY,
     "shm_secondary_hash_size": MEMORY,
-    "sip_warning": "replies carry no Warning header of the server",
     "tcp_threads": WORKERS,
     "tcp_threshold": "sending never waits for the peer",
     "tcp_workers": WORKERS,
@@ -41,7 +41,6 @@ GLOBALS: Final[Mapping[str, str]] = {
     "udp_workers": WORKERS,
     "worker_reactor_timeout": WORKERS,
     "xlog_buf_size": NO_LIMIT,
-    "xlog_force_color": "colours are written as the script gives them",
 }
 SOCKET_WORDS: Final[Mapping[str, str]] = {
     "anycast": "the addresses of a cluster are not known here",
@@ -55,6 +54,8 @@ def notes(settings: Any) -> list[str]:
     """A line for each global parameter and each word of a `socket=` that the script gives and that has no effect."""
     given: Iterable[str] = getattr(settings, "given", ())
     found = [f"{name} has no effect: {GLOBALS[name]}" for name in sorted(given) if name in GLOBALS]
+    if settings.poll_method and settings.poll_method not in POLL_METHODS:
+        found.append(f"poll_method={settings.poll_method} has no effect: this system has epoll, poll and select")
     for socket in settings.sockets:
         place = f"socket={socket.proto}:{socket.host}"
         for word in socket.options:

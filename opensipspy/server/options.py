@@ -33,6 +33,8 @@ class Options:
         self.preprocessor = ""
         self.advertised_address = ""
         self.receive_buffer_bytes = 0
+        # "poll", "select", "epoll": how the event loop waits; "" as the script says.
+        self.poll_method = ""
         self.listen: list[str] = []
         self.arguments: dict[str, str] = {}
         self.notes: list[str] = []

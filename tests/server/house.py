@@ -59,6 +59,9 @@ GLOBALS: dict[str, Any] = {
     "open_files_limit": -1,
     "log_event_enabled": False,
     "log_event_level_filter": 0,
+    "dns_servers_no": -1,
+    "poll_method": "",
+    "sip_warning": False,
     "server_header": "Server: test (1)",
     "user_agent_header": "",
     "server_signature": True,
@@ -125,6 +128,13 @@ class Script:
 
     def in_order(self) -> list[Module]:
         return list(self.modules.values())
+
+    def ports(self) -> dict[int, int]:
+        return {
+            getattr(module, "protocol"): getattr(module, "default_port")  # noqa: B009 - what proto_* modules offer
+            for module in self.modules.values()
+            if hasattr(module, "protocol") and hasattr(module, "default_port")
+        }
 
     def listen(self, options: Options) -> list[Listen]:
         return self._listen

@@ -205,3 +205,19 @@ def test_garbage_does_not_disturb_it(start_server: Start) -> None:
     assert ask(port).startswith("SIP/2.0 200")
     assert server.stop() == 0
     assert "Traceback" not in server.log_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("-u", "nobody-of-that-name"), "there is no user 'nobody-of-that-name'"),
+        (("-l", "udp:host name"), "host name"),
+        (("-l", "tls:127.0.0.1:5061"), "nothing serves tls"),
+        (("-l", "udp:127.0.0.1:99999"), "99999"),
+    ],
+)
+def test_a_check_looks_at_the_flags_too(flags: tuple[str, ...], told: str) -> None:
+    ended = run("-f", "-", "-c", *flags, text=MINIMAL.format(port=5060))
+    assert ended.returncode == 1, ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
