@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 NO_CONNECTION_FOR_REPLIES: Final = "tcp_no_new_conn_rplflag"
 NO_CONNECTION_FOR_BRANCH: Final = "tcp_no_new_conn_bflag"
 
+MOST_WARNING: Final = 1024
+"""Characters of a Warning text: it holds two URIs that the peer chose, and a reply should fit into a datagram."""
 REPLY_BODY: Final = "reply_body"
 """Key in `Run.ctx` of the body (bytes) that append_body_to_reply() left for a reply that brings none of its own."""
 
@@ -52,6 +55,29 @@ def take_reply_additions(run: Run, code: int, headers: str, body: bytes) -> tupl
             if code >= 200:
                 del run.ctx[REPLY_BODY]
     return headers, body
+
+
+def warning(core: Core, msg: sip.Message, run: Run | None = None) -> str:
+    """The Warning header line of a reply made here to `msg` (RFC 3261 §20.43) when `sip_warning` asks for it, else "".
+
+    It tells a tester which server answered, where it took the request from and what it made of the Request-URI.
+    """
+    if not getattr(core.globals, "sip_warning", False):
+        return ""
+    try:
+        vias = len(msg.vias)
+    except sip.ParseError:
+        vias = 0
+    here, source = msg.socket, msg.source
+    told = (
+        f"Noisy feedback tells: pid={os.getpid()} req_src_ip={source.address} req_src_port={source.port} "
+        f"in_uri={msg.ruri} out_uri={(run.ruri if run is not None else '') or msg.ruri} via_cnt=={vias}"
+    )
+    if len(told) > MOST_WARNING:
+        core.log.warning("a reply goes without Warning: its text would have %d characters", len(told))
+        return ""
+    quoted = "".join(c if c >= " " else "?" for c in told).replace("\\", "\\\\").replace('"', '\\"')
+    return f'Warning: 392 {here.via_host}:{here.via_port} "{quoted}"\r\n'
 
 
 def _is_address(host: str) -> bool:

@@ -12,6 +12,7 @@ from opensipspy.module.reply_path import (
     connection_flag,
     reply_target,
     take_reply_additions,
+    warning,
 )
 from opensipspy.script.kinds import ERROR, REQUEST
 
@@ -83,6 +84,7 @@ class Sl(Module):
         if not 100 <= code <= 699 or not msg.is_request or msg.method == "ACK":
             return -1
         headers, body = take_reply_additions(run, code, headers, body)
+        headers += warning(self.core, msg, run)
         target = reply_target(run)
         if self._no_connection & run.msg_flags:
             target = Target(target.peer, target.socket, connect=False)

@@ -92,6 +92,11 @@ class CoreVariables:
         self._started: int = int(services.time())
         self._messages: int = 0
 
+    def get_colour(self, run: Run, name: object, index: Index) -> Value:
+        # Without xlog_force_color a log stays free of escape sequences, whoever reads it.
+        program = run.program
+        return str(name) if program is not None and program.globals.xlog_force_color else ""
+
     # -- Request-URI and destination
 
     def get_ruri(self, run: Run, name: object, index: Index) -> Value:
@@ -646,7 +651,7 @@ class CoreVariables:
         # Constants of the place in the script: the parser fills them in.
         plain("$cfg_line", self.get_nothing)
         plain("$cfg_file", self.get_nothing)
-        plain("$C", lambda run, name, index: name, name_arg=True, parse_name=colour)
+        plain("$C", self.get_colour, name_arg=True, parse_name=colour)
         plain("$err.class", lambda run, name, index: run.error_class)
         plain("$err.level", lambda run, name, index: run.error_level)
         plain("$err.info", lambda run, name, index: run.error_info or None)

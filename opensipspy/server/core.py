@@ -23,6 +23,7 @@ from opensipspy.module.reply_path import (
     connection_flag,
     reply_target,
     take_reply_additions,
+    warning,
 )
 from opensipspy.module.tls import TlsSession
 from opensipspy.net import Hint, Network, NotFound, Place, Resolver, TcpConnection, TcpTransport, UdpTransport
@@ -530,6 +531,7 @@ class ServerCore(Core):
         if msg is None or msg.method_id == sip.M_ACK:
             return -1
         headers, body = take_reply_additions(run, code, headers, body)
+        headers += warning(self, msg, run)
         target = reply_target(run)
         if self.no_connection_reply & run.msg_flags:
             target = Target(target.peer, target.socket, connect=False)

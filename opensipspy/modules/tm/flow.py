@@ -20,6 +20,7 @@ from opensipspy.module.reply_path import (
     connection_flag,
     reply_target,
     take_reply_additions,
+    warning,
 )
 from opensipspy.script import kinds
 from opensipspy.script.run import Branch as Destination
@@ -242,7 +243,7 @@ class Flow(Hooks):
         msg = run.msg
         self.tm.refused_transactions.inc()
         self.core.log.warning("tm: %d transactions are open, a request is refused", len(self.layer))
-        headers = f"Retry-After: {RETRY_AFTER_S}\r\n"
+        headers = f"Retry-After: {RETRY_AFTER_S}\r\n{warning(self.core, msg, run)}"
         tag = "" if msg.to_tag else f"{self.tag_prefix}-{call_hash(msg.call_id):x}"
         data = sip.build_reply(msg, 503, "Service Unavailable", tag, headers, b"", "", self.tm.server_line())
         self.core.send(data, reply_target(run))
@@ -877,6 +878,7 @@ class Flow(Hooks):
             headers, body = take_reply_additions(run, code, headers, body)
             if run.via_flags and run.msg is request:  # force_rport() may have come after t_newtran()
                 transaction.upstream = reply_target(run)
+        headers += warning(self.core, request, run)
         tag = "" if code == 100 else to_tag or self.tag_of(transaction)
         data = sip.build_reply(request, code, reason, tag, headers, body, content_type, self.tm.server_line())
         now = self.core.now()
