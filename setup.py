@@ -22,6 +22,7 @@ HOT_PATH = (
     "opensipspy/net/udp.py",
     "opensipspy/module/reply_path.py",
     "opensipspy/modules/tm/flow.py",
+    "opensipspy/modules/tm/loops.py",
     "opensipspy/script/run.py",
     "opensipspy/script/runtime.py",
     "opensipspy/script/transformations.py",
