@@ -31,6 +31,8 @@ OPERATORS: Final = frozenset({"=", "!=", "<", "<=", ">", ">=", "like"})
 
 MAX_QUEUED_WRITES: Final = 100_000
 MAX_BATCH: Final = 500
+MOST_LOOKED_FOR: Final = 10
+"""Rows by which a batch is recognized whose answer was lost."""
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 10.0
 
@@ -102,6 +104,8 @@ class Database(ABC):
         self.lost_writes = 0
         """Queued writes that the back-end refused for good."""
         self._queue: deque[Write] = deque()
+        # So many writes at the queue's beginning were sent, and their answer was lost.
+        self._uncertain = 0
         self._writer: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
 
@@ -215,6 +219,13 @@ class Database(ABC):
 
     async def _write_some(self) -> None:
         """Write the oldest of the queue. A write that can never succeed is dropped with a line in the log."""
+        if self._uncertain:
+            sent = [self._queue[i] for i in range(self._uncertain)]
+            there = await self._are_there(sent)
+            self._uncertain = 0
+            if there:
+                self._forget(len(sent))
+                return
         batch = [self._queue[i] for i in range(min(MAX_BATCH, len(self._queue)))]
         try:
             # Shielded: a cancelled wait must not leave it open whether the batch has been written.
@@ -223,17 +234,36 @@ class Database(ABC):
                 await asyncio.shield(running)
             except asyncio.CancelledError:
                 await asyncio.wait((running,))
-                if running.exception() is None:
+                failure = running.exception()
+                if failure is None:
                     self._forget(len(batch))
+                elif isinstance(failure, DatabaseError) and failure.uncertain:
+                    self._uncertain = len(batch)
                 raise
             self._forget(len(batch))
         except DatabaseError as error:
             if error.transient:
+                self._uncertain = len(batch) if error.uncertain else 0
                 raise
             if len(batch) > 1:
                 await self._one_by_one(len(batch))
             else:
                 self._give_up(batch[0], error)
+
+    async def _are_there(self, batch: Sequence[Write]) -> bool:
+        """Whether a batch, which is written as a whole or not at all, was written: its new rows are there.
+
+        Every other kind of write may be done twice without harm, so a batch without new rows counts as not written.
+        """
+        new = [write for write in batch if isinstance(write, Insert)]
+        if not new:
+            return False
+        step = max(1, len(new) // MOST_LOOKED_FOR)
+        for write in reversed(new[::-step][:MOST_LOOKED_FOR]):
+            where = [(column, "=", value) for column, value in write.row.items()]
+            if not await self.select(write.table, list(write.row)[:1], where, limit=1):
+                return False
+        return True
 
     async def _one_by_one(self, count: int) -> None:
         for _ in range(count):
@@ -242,6 +272,7 @@ class Database(ABC):
                 await self.execute((write,))
             except DatabaseError as error:
                 if error.transient:
+                    self._uncertain = 1 if error.uncertain else 0
                     raise
                 self._give_up(write, error)
             else:

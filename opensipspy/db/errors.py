@@ -8,11 +8,14 @@ class DatabaseError(Exception):
 
     transient: the same operation may succeed later (server down, file locked or missing, disk full); False for what
     stays wrong: a syntax error, a missing table or column, a broken constraint. duplicate: a unique key exists already.
-    The text never holds a password.
+    uncertain: a write may have been done all the same, as only its answer is missing. The text never holds a password.
     """
 
-    def __init__(self, reason: str, *, transient: bool = False, duplicate: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, transient: bool = False, duplicate: bool = False, uncertain: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.transient = transient
         self.duplicate = duplicate
+        self.uncertain = uncertain

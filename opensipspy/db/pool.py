@@ -35,7 +35,7 @@ class LostError(DatabaseError):
     """The connection is gone. harmless: what was asked for has certainly not been done."""
 
     def __init__(self, reason: str, *, harmless: bool) -> None:
-        super().__init__(reason, transient=True)
+        super().__init__(reason, transient=True, uncertain=not harmless)
         self.harmless = harmless
 
 
@@ -190,7 +190,9 @@ class PooledDatabase(Database):
             except TimeoutError:
                 self._drop(link)
                 raise DatabaseError(
-                    f"{self.url}: no answer to {what} in {self._limits.query_s} s", transient=True
+                    f"{self.url}: no answer to {what} in {self._limits.query_s} s",
+                    transient=True,
+                    uncertain=not repeatable,
                 ) from None
             except LostError as error:
                 self._drop(link)

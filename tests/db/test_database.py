@@ -110,6 +110,51 @@ def test_a_row_that_never_fits_is_dropped_alone_and_told(caplog: pytest.LogCaptu
     assert ["a write to table t is lost (1 so far)" in r.getMessage() for r in caplog.records] == [True]
 
 
+class Forgetful(Memory):
+    """Writes, and then its answer is lost; or (done False) dies before."""
+
+    def __init__(self, *, done: bool) -> None:
+        super().__init__()
+        self.done = done
+        self.lost = 1
+
+    async def execute(self, writes: Sequence[Write]) -> list[int]:
+        if self.lost:
+            self.lost -= 1
+            if self.done:
+                await super().execute(writes)
+            raise DatabaseError("no answer", transient=True, uncertain=True)
+        return await super().execute(writes)
+
+    async def select(
+        self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
+    ) -> list[tuple[DbValue, ...]]:
+        assert table == "t"
+        return [(value,) for column, operator, value in where if value in self.rows]
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+@pytest.mark.parametrize("number", [1, 2, 37])
+def test_rows_whose_answer_was_lost_are_there_once(done: bool, number: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(database_module, "FIRST_RETRY_S", 0.001)
+
+    async def scenario() -> None:
+        database = Forgetful(done=done)
+        database.write_later(*(row(n) for n in range(number)))
+        assert database._writer is not None
+        await database._writer
+        assert database.rows == list(range(number))
+        database.lost = 1
+        database.write_later(row("more"))
+        with pytest.raises(DatabaseError):
+            await database.flush()
+        database.write_later(row("last"))
+        await database.flush()
+        assert database.rows == [*range(number), "more", "last"]
+
+    asyncio.run(scenario())
+
+
 def test_the_queue_is_bounded(monkeypatch):
     monkeypatch.setattr(database_module, "MAX_QUEUED_WRITES", 2)
 
