@@ -31,7 +31,7 @@ WRITE_S: Final = 10.0
 _WHITE: Final = b" \t\r\n"
 _FORBIDDEN_IN_NAME: Final = frozenset(b"./\\\0")
 
-# Where a request begins, whatever came before it: no JSON text has a name in colons before an object with such a member.
+# Where a request begins, whatever came before: no JSON text has a name in colons before an object with such a member.
 _BEGIN: Final = re.compile(
     rb':[^./\\\0: \t\r\n]{0,200}:[ \t\r\n]*\[?[ \t\r\n]*\{[ \t\r\n]*"(?:jsonrpc|method|id|params)"'
 )

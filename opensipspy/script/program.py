@@ -192,6 +192,8 @@ def failed_assert(run: Run, condition: str, abort: bool) -> bool:
     """An assert() did not hold: the script of this message ends. True when error_route has to run before."""
     runtime.report(run, f"assertion failed: {condition}", runtime.L_CRIT)
     if abort:
+        if run.services is not None:
+            run.services.abort(f"assertion failed: {condition}")
         raise AssertionError(condition)
     run.exited = True
     run.error_class, run.error_level, run.error_info = ASSERT_ERROR, CRITICAL, "assertion failed"

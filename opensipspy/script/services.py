@@ -167,6 +167,10 @@ class ScriptServices(ABC):
         """Wait for work at most so long; raises TimeoutError, and the work is given up."""
         return await work
 
+    def abort(self, reason: str) -> None:
+        """The server is to end with a failure (`abort_on_assert`)."""
+        self.log(-2, reason)
+
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run launch()'s work as a task of the server, which logs what goes wrong in it."""
         work.close()

@@ -94,8 +94,8 @@ class CoreVariables:
 
     def get_colour(self, run: Run, name: object, index: Index) -> Value:
         # Without xlog_force_color a log stays free of escape sequences, whoever reads it.
-        program = run.program
-        return str(name) if program is not None and program.globals.xlog_force_color else ""
+        settings = getattr(run.program, "globals", None)
+        return str(name) if getattr(settings, "xlog_force_color", False) else ""
 
     # -- Request-URI and destination
 

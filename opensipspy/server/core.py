@@ -111,6 +111,8 @@ class ServerCore(Core):
         self.modules: dict[str, Module] = {}
         self.resolver: Resolver | None = None
         self.services: Any = None
+        # Ends the server with a failure; set by the server around this.
+        self.abort: Callable[[str], None] = self._abort_alone
         self.stepper = Stepper(loop.call_soon, self.call_later)
         self.before: list[Callable[[Run], bool | None]] = []
         self.after: list[Callable[[Run], None]] = []
@@ -328,6 +330,9 @@ class ServerCore(Core):
         peer = connection.peer
         for callback in self._on_disconnect:
             callback(peer.proto, peer.address, ports, peer.connection)
+
+    def _abort_alone(self, reason: str) -> None:
+        self.log.critical("%s", reason)
 
     def destination_failed(self, peer: Peer) -> None:
         self.blacklists.failed(peer)

@@ -137,4 +137,6 @@ def open_logs(options: Options, loaded: Loaded) -> Logs:
                 str(settings.syslog_log_format),
             )
         )
-    return Logs(logging.getLogger("opensipspy"), sinks, level, str(settings.log_prefix or ""))
+    logs = Logs(logging.getLogger("opensipspy"), sinks, level, str(settings.log_prefix or ""))
+    logs.handler.colours = bool(settings.xlog_force_color)
+    return logs

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import select
 import socket as os_socket
 import stat
@@ -68,6 +69,7 @@ FACILITIES: Final = {
     "LOG_FTP": 11,
     **{f"LOG_LOCAL{n}": 16 + n for n in range(8)},
 }
+COLOUR: Final = re.compile(r"(\x1b\[[0-9]{1,2}(?:;[0-9]{1,2}){0,2}m)")
 SYSLOG_SOCKET: Final = "/dev/log"
 
 # A line may be written this often in one window; further copies are only counted.
@@ -101,10 +103,16 @@ def clamp(level: int) -> int:
     return max(L_ALERT, min(L_DBG, level))
 
 
-def printable(text: str) -> str:
-    """A text as one line: control characters that a peer could send to forge lines or drive a terminal are shown."""
+def printable(text: str, *, colours: bool = False) -> str:
+    """A text as one line: control characters that a peer could send to forge lines or drive a terminal are shown.
+
+    colours: the sequences that `$C(..)` makes stay what they are (`xlog_force_color`).
+    """
     if text.isprintable():
         return text
+    if colours:
+        pieces = COLOUR.split(text)
+        return "".join(piece if i % 2 else printable(piece) for i, piece in enumerate(pieces))
     return "".join(c if c.isprintable() or c == "\t" else _escaped(c) for c in text)
 
 
@@ -309,6 +317,8 @@ class LogHandler(logging.Handler):
         super().__init__()
         self.sinks = sinks
         self.prefix = f"{prefix}:" if prefix else ""
+        # Whether lines of the script keep their colours.
+        self.colours = False
         self._repeats = Repeats(now)
         self._debug = False
 
@@ -326,7 +336,7 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
         except (TypeError, ValueError) as error:
             text = f"{record.msg!r} with {record.args!r}: {error}"
-        text = printable(text.rstrip("\r\n"))
+        text = printable(text.rstrip("\r\n"), colours=self.colours and script)
         if left_out:
             text += f" (and {left_out} more like it before)"
         name = record.name.removeprefix("opensipspy.").removeprefix("modules.")

@@ -216,6 +216,7 @@ class Server:
         self.logs = logs
         self.network = Network(mhomed=bool(loaded.globals.mhomed))
         self.core = ServerCore(loop, self.network, loaded.catalogue, clock, wall_clock)
+        self.core.abort = self.abort
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
         self.routes = Routes(self.core)
@@ -467,6 +468,12 @@ class Server:
     def stop(self) -> None:
         """Begin an orderly end; returns at once."""
         self._stopping.set()
+
+    def abort(self, reason: str) -> None:
+        """End with exit status 1: the script says that going on would be worse (`abort_on_assert`)."""
+        LOG.critical("the server ends: %s", reason)
+        self.exit_status = 1
+        self.stop()
 
     async def drain(self) -> None:
         """Take nothing new, and give what is running a moment to end."""

@@ -86,6 +86,9 @@ class Services(ScriptServices):
     def start_argument(self, name: str) -> Value:
         return self._arguments.get(name)
 
+    def abort(self, reason: str) -> None:
+        self._core.abort(reason)
+
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         self._core.spawn(work, "launch")
 

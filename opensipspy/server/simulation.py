@@ -434,6 +434,8 @@ class SimulatedServer(Server):
             protocols=self.network.protocols(),
             v4=any(not socket.is_v6 for socket in self.core.sockets),
             v6=any(socket.is_v6 for socket in self.core.sockets),
+            try_ipv6=bool(self.loaded.globals.dns_try_ipv6),
+            try_naptr=bool(self.loaded.globals.dns_try_naptr),
         )
         self.core.resolver = Resolver(self.dns, settings, self.core.now, self.core.random, {})
 
@@ -446,8 +448,8 @@ class SimulatedServer(Server):
                 listen.proto,
                 host,
                 listen.port or sip.default_port(listen.proto),
-                listen.advertised_address or None,
-                listen.advertised_port,
+                listen.advertised_address or self.loaded.globals.advertised_address or None,
+                listen.advertised_port or int(self.loaded.globals.advertised_port or 0),
                 listen.tag,
             )
             self.network.bind(socket)
@@ -509,6 +511,7 @@ class Simulation:
 
     def __enter__(self) -> Simulation:
         self._logs = Logs(self._logger, [self._lines], L_DBG if self.loaded.globals.debug_mode else self._level())
+        self._logs.handler.colours = bool(self.loaded.globals.xlog_force_color)
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._start())
