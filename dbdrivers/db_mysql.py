@@ -42,7 +42,8 @@ from opensipspy.db import (
     missing_tables,
     old_tables,
 )
-from opensipspy.module import Event, Module, Param, StartError
+from opensipspy.module import Event, Module, Param, StartError, Wants
+from opensipspy.module.tls import TlsDomains
 
 DEFAULT_PORT: Final = 3306
 MAX_PREPARED: Final = 256
@@ -136,13 +137,16 @@ class DbMysql(Module, DbDriver):
     name = "db_mysql"
     kind = "sql"
     schemes = ("mysql",)
+    wants = (Wants("tls_mgm"),)
 
     exec_query_threshold = Param(int, 0, "Operations that take longer are logged; 0 none.", unit="us")
     max_db_queries = Param(int, 2, "How often an operation is tried when its connection breaks.")
     max_db_retries = Param(int, 3, "How often an operation tries to connect.")
     ps_max_col_size = Param(int, 1024, "Taken for compatibility: columns are read whole.", unit="bytes")
     timeout_interval = Param(int, 2, "Longest wait for a connection; three times that for an answer.", unit="s")
-    use_tls = Param(int, 0, "1 uses TLS; with tls_ca=FILE (tls_cert, tls_key) in a URL the server is verified.")
+    use_tls = Param(
+        int, 0, "1 uses TLS, by ?tls_domain=NAME of tls_mgm in a URL, or verified by tls_ca=FILE (tls_cert, tls_key)."
+    )
 
     connection_changed = Event(
         "E_MYSQL_CONNECTION",
@@ -177,12 +181,22 @@ class DbMysql(Module, DbDriver):
     def _connector(self, url: DbUrl, *, database: bool = True) -> Callable[[], Awaitable[MysqlLink]]:
         if not url.database or "\0" in url.database:
             raise DatabaseError(f"{url}: a MySQL URL names a database: mysql://user:password@host/name")
-        tls = tls_of(url) if self.use_tls else None
+        tls = self._tls(url)
 
         async def connect() -> MysqlLink:
-            return await open_link(url, url.database if database else None, tls)
+            return await open_link(url, url.database if database else None, tls())
 
         return connect
+
+    def _tls(self, url: DbUrl) -> Callable[[], ssl.SSLContext | None]:
+        """What a new connection uses: tls_mgm is asked for each, as it may have been told other certificates."""
+        if not self.use_tls:
+            return lambda: None
+        domain = url.options.get("tls_domain", "")
+        if not domain:
+            context = tls_of(url)
+            return lambda: context
+        return lambda: tls_domain(url, getattr(self, "core", None), domain)
 
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
         connect = self._connector(url)
@@ -218,10 +232,19 @@ class DbMysql(Module, DbDriver):
             await link.close()
 
 
+def tls_domain(url: DbUrl, core: Any, name: str) -> ssl.SSLContext:
+    """The context of a client domain of tls_mgm; raises DatabaseError."""
+    if core is None:
+        raise DatabaseError(f"{url}: tls_domain is known to a running server only; tls_ca=FILE works without")
+    try:
+        domains: TlsDomains = core.api("tls_mgm", TlsDomains)
+        return domains.client_context(name)
+    except LookupError as error:
+        raise DatabaseError(f"{url}: no client domain {name} of the module tls_mgm") from error
+
+
 def tls_of(url: DbUrl) -> ssl.SSLContext:
     """Raises DatabaseError for files that cannot be read."""
-    if "tls_domain" in url.options:
-        raise DatabaseError(f"{url}: tls_domain needs the module tls_mgm; tls_ca=FILE works without")
     authority = url.options.get("tls_ca", "")
     try:
         context = ssl.create_default_context(cafile=authority or None)

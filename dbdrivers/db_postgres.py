@@ -43,7 +43,8 @@ from opensipspy.db import (
     numbered_marks,
     old_tables,
 )
-from opensipspy.module import Module, Param, StartError
+from opensipspy.module import Module, Param, StartError, Wants
+from opensipspy.module.tls import TlsDomains
 
 DEFAULT_PORT: Final = 5432
 MAX_PREPARED: Final = 256
@@ -95,6 +96,7 @@ class DbPostgres(Module, DbDriver):
     name = "db_postgres"
     kind = "sql"
     schemes = ("postgres", "postgresql")
+    wants = (Wants("tls_mgm"),)
 
     exec_query_threshold = Param(int, 0, "Operations that take longer are logged; 0 none.", unit="us")
     max_db_queries = Param(int, 2, "How often an operation is tried when its connection breaks.")
@@ -102,7 +104,7 @@ class DbPostgres(Module, DbDriver):
     use_tls = Param(
         int,
         0,
-        "1 uses TLS where the server has it; with tls_ca=FILE (tls_cert, tls_key) in a URL always, verified.",
+        "1 uses TLS where the server has it; by ?tls_domain=NAME of tls_mgm or tls_ca=FILE (tls_cert, tls_key) always.",
     )
 
     async def start(self) -> None:
@@ -128,12 +130,22 @@ class DbPostgres(Module, DbDriver):
         name = database or url.database
         if not name or "\0" in name:
             raise DatabaseError(f"{url}: a PostgreSQL URL names a database: postgres://user:password@host/name")
-        tls = tls_of(url) if self.use_tls else False
+        tls = self._tls(url)
 
         async def connect() -> PostgresLink:
-            return await open_link(url, name, tls)
+            return await open_link(url, name, tls())
 
         return connect
+
+    def _tls(self, url: DbUrl) -> Callable[[], ssl.SSLContext | str | bool]:
+        """What a new connection uses: tls_mgm is asked for each, as it may have been told other certificates."""
+        if not self.use_tls:
+            return lambda: False
+        domain = url.options.get("tls_domain", "")
+        if not domain:
+            context = tls_of(url)
+            return lambda: context
+        return lambda: tls_domain(url, getattr(self, "core", None), domain)
 
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
         connect = self._connector(url)
@@ -168,10 +180,19 @@ class DbPostgres(Module, DbDriver):
             await link.close()
 
 
+def tls_domain(url: DbUrl, core: Any, name: str) -> ssl.SSLContext:
+    """The context of a client domain of tls_mgm; raises DatabaseError."""
+    if core is None:
+        raise DatabaseError(f"{url}: tls_domain is known to a running server only; tls_ca=FILE works without")
+    try:
+        domains: TlsDomains = core.api("tls_mgm", TlsDomains)
+        return domains.client_context(name)
+    except LookupError as error:
+        raise DatabaseError(f"{url}: no client domain {name} of the module tls_mgm") from error
+
+
 def tls_of(url: DbUrl) -> ssl.SSLContext | str:
     """What asyncpg takes as `ssl`. Raises DatabaseError for files that cannot be read."""
-    if "tls_domain" in url.options:
-        raise DatabaseError(f"{url}: tls_domain needs the module tls_mgm; tls_ca=FILE works without")
     authority = url.options.get("tls_ca", "")
     if not authority:
         return "prefer"

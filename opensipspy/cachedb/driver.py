@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from opensipspy.cachedb.errors import CacheError
-from opensipspy.cachedb.store import CacheDb
+from opensipspy.cachedb.store import CacheDb, Watcher
 from opensipspy.cachedb.url import CacheUrl, parse_url
 
 
@@ -66,6 +66,11 @@ class CacheDbs:
         self._drivers: dict[str, CacheDbDriver] = {}
         self._open: dict[str, CacheDb] = {}
         self._named: dict[str, CacheDb] = {}
+        self._watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell of each store when it is opened, lost, and available again."""
+        self._watcher = watcher
 
     def __bool__(self) -> bool:
         """Whether a driver is loaded."""
@@ -91,6 +96,9 @@ class CacheDbs:
             hint = f"did you mean {near[0]}?" if near else f'loadmodule "cachedb_{parsed.scheme}.so" is missing?'
             raise CacheError(f"no driver for {parsed.scheme} URLs is loaded ({hint})")
         found = self._open[url] = driver.open_store(parsed)
+        found.watcher = self._watcher
+        if self._watcher is not None:
+            self._watcher(str(found.url), found.available, "")
         return found
 
     def known(self, name: str) -> bool:

@@ -240,6 +240,8 @@ class RemoteCacheDb(CacheDb):
         self._connected = False
         self.available = False
         LOG.error("key-value store %s is not available: %s", self.url, error)
+        if self.watcher is not None:
+            self.watcher(str(self.url), False, error.reason)
         self._returning = asyncio.get_running_loop().create_task(self._return(), name=f"reconnect to {self.url}")
 
     async def _return(self) -> None:
@@ -256,4 +258,6 @@ class RemoteCacheDb(CacheDb):
             self._returning = None
             self.available = True
             LOG.warning("key-value store %s is available again", self.url)
+            if self.watcher is not None:
+                self.watcher(str(self.url), True, "")
             return

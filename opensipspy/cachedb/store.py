@@ -10,7 +10,7 @@ them. A store in our own memory is an `InstantCacheDb`: it also answers without 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from opensipspy.cachedb.errors import CacheError
@@ -46,6 +46,10 @@ def to_counter(text: str | bytes | int) -> int:
     return number
 
 
+Watcher = Callable[[str, bool, str], None]
+"""Told of a store that is lost or comes back: its URL without the password, whether it is available, and why not."""
+
+
 class CacheDb(ABC):
     """One store behind one URL, shared by all that name it. Every operation raises `CacheError` only."""
 
@@ -55,6 +59,7 @@ class CacheDb(ABC):
     def __init__(self, url: CacheUrl) -> None:
         self.url = url
         self.available = True
+        self.watcher: Watcher | None = None
         # For the statistics; slow: took longer than the operator wants.
         self.operations = 0
         self.failures = 0

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -28,6 +28,9 @@ Condition = tuple[str, str, DbValue]
 """(column, operator, value): the operator is one of `OPERATORS`; `=` and `!=` with None ask for NULL."""
 
 OPERATORS: Final = frozenset({"=", "!=", "<", "<=", ">", ">=", "like"})
+
+Watcher = Callable[[str, bool, str], None]
+"""Told of a back-end that is lost or comes back: its URL without the password, whether it is available, and why not."""
 
 MAX_QUEUED_WRITES: Final = 100_000
 MAX_BATCH: Final = 500
@@ -103,6 +106,7 @@ class Database(ABC):
         self.flush_s = 0.0
         self.lost_writes = 0
         """Queued writes that the back-end refused for good."""
+        self.watcher: Watcher | None = None
         self._queue: deque[Write] = deque()
         # So many writes at the queue's beginning were sent, and their answer was lost.
         self._uncertain = 0
@@ -295,9 +299,13 @@ class Database(ABC):
         if self.available:
             self.available = False
             LOG.error("database %s is not available: %s", self.url, error)
+            if self.watcher is not None:
+                self.watcher(str(self.url), False, error.reason)
 
     def note_success(self) -> None:
         """The back-end answered."""
         if not self.available:
             self.available = True
             LOG.warning("database %s is available again", self.url)
+            if self.watcher is not None:
+                self.watcher(str(self.url), True, "")

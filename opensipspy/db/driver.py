@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import ClassVar
 
-from opensipspy.db.database import Database
+from opensipspy.db.database import Database, Watcher
 from opensipspy.db.errors import DatabaseError
 from opensipspy.db.migration import OldTable
 from opensipspy.db.schema import VERSION_TABLE, Table
@@ -67,6 +67,11 @@ class Databases:
         self._version_table = VERSION_TABLE.name
         self._buffered_writes = 0
         self._flush_s = 0.0
+        self._watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell of each database when it is opened, lost, and available again."""
+        self._watcher = watcher
 
     def configure(self, *, version_table: str = "", buffered_writes: int = 0, flush_s: float = 0.0) -> None:
         """The globals db_version_table, query_buffer_size (rows) and query_flush_time (seconds; 0: no limit)."""
@@ -102,6 +107,9 @@ class Databases:
             found.version_table = self._version_table
             found.buffered_writes = self._buffered_writes
             found.flush_s = self._flush_s
+            found.watcher = self._watcher
+            if self._watcher is not None:
+                self._watcher(str(found.url), found.available, "")
             self._open[url] = found
         return found
 

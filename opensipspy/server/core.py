@@ -9,6 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from opensipspy import sip
@@ -34,6 +35,7 @@ from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.identity import Identity
 from opensipspy.server.stepper import Stepper
+from opensipspy.server.stores import report_back_end
 from opensipspy.server.trouble import describe_failure, script_routes
 from opensipspy.server.wheel import Timer, Wheel
 from opensipspy.sip import Peer, Socket, Uri
@@ -107,7 +109,9 @@ class ServerCore(Core):
         self.identity = Identity()
         self.blacklists = Blacklists(self.now)
         self.databases = Databases()
+        self.databases.watch(partial(report_back_end, self.status, "db"))
         self.cachedbs = CacheDbs()
+        self.cachedbs.watch(partial(report_back_end, self.status, "cachedb"))
         self.modules: dict[str, Module] = {}
         self.resolver: Resolver | None = None
         self.services: Any = None

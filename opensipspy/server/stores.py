@@ -1,11 +1,15 @@
-"""The key-value stores of a running server, for its management commands and statistics."""
+"""The databases and key-value stores of a running server, for its management commands and statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
 from opensipspy.cachedb import CacheDbs
-from opensipspy.management import CacheControl, Statistics
+from opensipspy.management import CacheControl, Statistics, StatusReports
+
+READY: Final = 1
+AWAY: Final = -1
 
 
 class NamedStores(CacheControl):
@@ -22,6 +26,14 @@ class NamedStores(CacheControl):
 
     async def remove(self, system: str, key: str) -> None:
         await self._stores.named(system).remove(key)
+
+
+def report_back_end(status: StatusReports, group: str, name: str, available: bool, reason: str) -> None:
+    """Show in the status reports whether a back-end answers; `name` is its URL without the password."""
+    known = name in (status.group(group) or {})
+    status.set_status(group, READY if available else AWAY, reason or "available", name)
+    if known:
+        status.report(group, f"not available: {reason}" if not available else "available again", name)
 
 
 def count_stores(stats: Statistics, stores: CacheDbs) -> None:

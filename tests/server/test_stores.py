@@ -1,19 +1,22 @@
-"""Key-value stores in a whole server: from the script, by management commands, in the statistics."""
+"""Databases and key-value stores in a whole server: from the script, by management commands, in the statistics."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from opensipspy.cachedb import CacheDbs
+from opensipspy.db import DatabaseError, Databases
 from opensipspy.dbdrivers.cachedb_local import CachedbLocal
-from opensipspy.management import CacheCommands, MiError, Registry, Statistics
+from opensipspy.dbdrivers.db_sqlite import DbSqlite
+from opensipspy.management import CacheCommands, MiError, Registry, Statistics, StatusReports
 from opensipspy.module.testing import FakeCore
 from opensipspy.server.errors import LoadError
 from opensipspy.server.simulation import Simulation
-from opensipspy.server.stores import NamedStores, count_stores
+from opensipspy.server.stores import NamedStores, count_stores, report_back_end
 
 MESSAGE = """
     MESSAGE sip:bob@example.org SIP/2.0
@@ -120,3 +123,41 @@ def test_management_reaches_the_same_stores() -> None:
         "cdb:cdb_total_queries": 4,
         "cdb:cdb_slow_queries": 0,
     }
+
+
+def test_a_back_end_that_goes_and_comes_back_is_reported() -> None:
+    status = StatusReports(lambda: 1_000.0)
+    watch = partial(report_back_end, status, "db")
+    watch("mysql://h/d", True, "")
+    watch("mysql://h/d", False, "gone")
+    watch("mysql://h/d", True, "")
+    group = status.group("db")
+    assert group is not None
+    known = group["mysql://h/d"]
+    assert known.as_json() == {"Name": "mysql://h/d", "Readiness": True, "Status": 1, "Details": "available"}
+    assert [text for _, text in known.reports] == ["not available: gone", "available again"]
+
+
+def test_a_lost_database_shows_in_the_status_reports(tmp_path: Path) -> None:
+    """From the driver's own finding to the report: a folder that does not exist yet is a database that is away."""
+
+    async def run() -> None:
+        status = StatusReports(lambda: 1_000.0)
+        databases = Databases()
+        databases.watch(partial(report_back_end, status, "db"))
+        databases.add(DbSqlite())
+        url = f"sqlite:{tmp_path}/later/db.sqlite"
+        database = databases.get(url)
+        identifier = (status.group("db") or {})[str(database.url)]
+        assert identifier.ready
+        with pytest.raises(DatabaseError):
+            await database.raw("SELECT 1")
+        assert not identifier.ready
+        assert identifier.details
+        (tmp_path / "later").mkdir()
+        await DbSqlite().create_tables(database.url, ())
+        await database.raw("SELECT 1")
+        assert identifier.ready
+        await databases.close()
+
+    asyncio.run(run())
