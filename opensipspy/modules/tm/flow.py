@@ -22,6 +22,7 @@ from opensipspy.module.reply_path import (
     take_reply_additions,
     warning,
 )
+from opensipspy.modules.tm.loops import looped
 from opensipspy.script import kinds
 from opensipspy.script.run import Branch as Destination
 from opensipspy.script.run import Run
@@ -222,6 +223,8 @@ class Flow(Hooks):
         if old is not None:
             layer.retransmission(old, now)
             return 0
+        if looped(layer, msg):
+            return self._refuse_loop(run)
         if len(layer) >= self.most_transactions:
             return self._refuse(run)
         transaction = layer.create(msg, key, now)
@@ -246,6 +249,17 @@ class Flow(Hooks):
         headers = f"Retry-After: {RETRY_AFTER_S}\r\n{warning(self.core, msg, run)}"
         tag = "" if msg.to_tag else f"{self.tag_prefix}-{call_hash(msg.call_id):x}"
         data = sip.build_reply(msg, 503, "Service Unavailable", tag, headers, b"", "", self.tm.server_line())
+        self.core.send(data, reply_target(run))
+        run.handled = True
+        return 0
+
+    def _refuse_loop(self, run: Run) -> int:
+        """A request that comes round in a circle ends here (RFC 5393 section 4.2.2)."""
+        msg = run.msg
+        self.core.log.warning("tm: a %s for %s comes round in a circle, call %s", msg.method, msg.ruri, msg.call_id)
+        headers = warning(self.core, msg, run)
+        tag = "" if msg.to_tag else f"{self.tag_prefix}-{call_hash(msg.call_id):x}"
+        data = sip.build_reply(msg, 482, "Loop Detected", tag, headers, b"", "", self.tm.server_line())
         self.core.send(data, reply_target(run))
         run.handled = True
         return 0
