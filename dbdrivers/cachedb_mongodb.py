@@ -96,7 +96,12 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
     async def close_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            try:
+                await client.close()
+            except asyncio.CancelledError:
+                # It was saying good-bye to a server that does not answer; now it only lets go.
+                await client.close()
+                raise
 
     async def greet(self) -> None:
         await self._database.command("ping")

@@ -226,6 +226,10 @@ class OdbcLink(Link):
                 counts = [self._write_one(write) for write in writes]
                 committing = True
                 self._connection.commit()
+                # A driver that knows its connection to be dead may call the end of its transaction a success.
+                if not self._alive():
+                    self._gone = True
+                    raise LostError(f"{self._url}: the connection was lost at the end of a write", harmless=False)
             except BaseException:
                 try:
                     self._connection.rollback()
