@@ -811,7 +811,9 @@ class Flow(Hooks):
         transaction.in_failure = True
         transaction.busy += 1
         # Its own view of the request: the main route may still be waiting for something with its own.
-        view = run.for_branch(Destination(winner.uri or run.ruri, flags=winner.flags), winner.index)
+        # The next hop of the branch, too: a plain t_relay() tries the same way again, as in OpenSIPS.
+        failed = Destination(winner.uri or run.ruri, winner.dst_uri, path=winner.path, flags=winner.flags)
+        view = run.for_branch(failed, winner.index)
         view.kind = kinds.FAILURE
         view.request = transaction.request
         view.reply = winner.reply
