@@ -373,6 +373,8 @@ class RouteEmitter:
         failed: ast.expr = self._call("_not_evaluated", self._run, self._name("error"))
         if result:
             note: ast.stmt = ast.Assign([ast.Name(result, ast.Store())], failed)
+        elif self.c.uses_code:
+            note = ast.Assign([ast.Attribute(self._run, "retcode", ast.Store())], failed)
         else:
             note = ast.Expr(failed)
         handler = ast.ExceptHandler(self._name("_EvaluationError"), "error", [note])
@@ -405,7 +407,17 @@ class RouteEmitter:
     def _stm_if(self, node: tree.If) -> None:
         condition = self._condition(node.condition)
         then = self._inside(node.then)
-        otherwise = self._inside(node.otherwise) if node.otherwise else []
+        outer = self._collect()
+        if not node.then:
+            self._code_is(ast.Constant(1))
+            then = self._release(outer) or then
+            outer = self._collect()
+        if node.otherwise:
+            self._body(node.otherwise)
+        else:
+            # An if that does not hold is what ran last: it is 0 for $rc.
+            self._code_is(ast.Constant(0))
+        otherwise = self._release(outer)
         self._pos = node.pos
         self._emit(ast.If(condition, then, otherwise))
 
@@ -774,7 +786,13 @@ class RouteEmitter:
                 self._set(name, left)
                 left = self._name(name)
                 self.out += before
-            return cast("ast.expr", self._at(self._call(_BINARY[node.op], left, right), node.pos))
+            name = _BINARY[node.op]
+            if node.op == "+" and isinstance(node.right, tree.Var):
+                # A number in a variable is also the text of its digits; one that is written or calculated is not.
+                name = "_op_add_variable"
+            # Division logs what it meets and goes on.
+            operands = [self._run, left, right] if node.op in ("/", "%") else [left, right]
+            return cast("ast.expr", self._at(self._call(name, *operands), node.pos))
         if isinstance(node, tree.BitNot):
             known = _folded(node)
             return self._call("_bit_not", self._value(node.operand)) if known is None else ast.Constant(known)

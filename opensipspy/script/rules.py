@@ -326,10 +326,10 @@ _TEXTS: Final = frozenset(
         "$ru", "$ruri", "$rU", "$ruri.user", "$rd", "$ruri.domain", "$du", "$duri", "$dd", "$fu", "$from", "$fU",
         "$from.user", "$fd", "$from.domain", "$fn", "$tu", "$to", "$tU", "$to.user", "$td", "$to.domain", "$tn", "$ci",
         "$ct", "$cT", "$ua", "$si", "$src_ip", "$rr", "$rt", "$au", "$aU", "$ar", "$ad", "$ou", "$oU", "$od", "$hdr",
-        "$pu", "$pU", "$pd", "$di", "$ft", "$tt",
+        "$pu", "$pU", "$pd", "$di", "$ft", "$tt", "$cs",
     }
 )  # fmt: skip
-_NUMBERS: Final = frozenset({"$ml", "$Ts", "$Tsm", "$rs", "$cs", "$sp", "$mi"})
+_NUMBERS: Final = frozenset({"$ml", "$Ts", "$Tsm", "$rs", "$sp", "$mi"})
 _TEXT_STEPS: Final = frozenset(
     {"s.substr", "s.select", "s.tolower", "s.toupper", "uri.user", "uri.host", "uri.domain", "re.subst"}
 )

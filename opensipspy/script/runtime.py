@@ -61,6 +61,13 @@ class EvaluationError(Exception):
     """An operator met operands it has no result for; the statement it stands in is not carried out."""
 
 
+class DivisionByZero(EvaluationError):
+    """A number was to be divided by 0 or NULL."""
+
+    def __init__(self) -> None:
+        super().__init__("division by zero")
+
+
 def lower(text: str) -> str:
     """ASCII letters in lower case and nothing else: SIP's and the script's comparisons know no other case."""
     return text.lower() if text.isascii() else "".join(c.lower() if c < "\x80" else c for c in text)
@@ -139,7 +146,7 @@ def xlog(run: Run, level: int, text: Callable[[Run], str]) -> int:
     """The statement xlog(): the text is made only when `xlog_level` lets it through. Always 1."""
     services = run.services
     if services is not None and level <= services.xlog_level():
-        services.log(level, text(run))
+        services.xlog(level, text(run))
     return 1
 
 
@@ -340,6 +347,13 @@ def add(left: Value, right: Value) -> Value:
     return left + (right if isinstance(right, str) else str(right))
 
 
+def add_variable(left: Value, right: Value) -> Value:
+    """`left + $variable`: as `add`, and NULL with a number is the text of its digits."""
+    if left is None and isinstance(right, int):
+        return str(right)
+    return add(left, right)
+
+
 def _numbers(op: str, left: Value, right: Value) -> tuple[int, int]:
     if not isinstance(left, int) or isinstance(right, str):
         raise _bad(op, left, right)
@@ -360,7 +374,7 @@ def divide(left: Value, right: Value) -> Value:
     """Integer division that rounds toward zero, as C's does."""
     a, b = _numbers("/", left, right)
     if b == 0:
-        raise EvaluationError("division by zero")
+        raise DivisionByZero
     quotient = abs(a) // abs(b)
     return wrap(quotient if (a < 0) == (b < 0) else -quotient)
 
@@ -369,9 +383,27 @@ def modulo(left: Value, right: Value) -> Value:
     """The remainder, with the sign of the left side, as C's has."""
     a, b = _numbers("%", left, right)
     if b == 0:
-        raise EvaluationError("division by zero")
+        raise DivisionByZero
     rest = abs(a) % abs(b)
     return -rest if a < 0 else rest
+
+
+def quotient(run: Run, left: Value, right: Value) -> Value:
+    """`left / right` in an expression: division by zero is logged and gives 0."""
+    try:
+        return divide(left, right)
+    except DivisionByZero as error:
+        report(run, str(error))
+        return 0
+
+
+def remainder(run: Run, left: Value, right: Value) -> Value:
+    """`left % right` in an expression: division by zero is logged and gives 0."""
+    try:
+        return modulo(left, right)
+    except DivisionByZero as error:
+        report(run, str(error))
+        return 0
 
 
 def _bytewise(op: str, left: Value, right: Value) -> Value:

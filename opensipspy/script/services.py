@@ -29,6 +29,10 @@ class ScriptServices(ABC):
     def log(self, level: int, text: str) -> None:
         """Write one line at a level of `runtime.L_*`; the server drops what is above `log_level`."""
 
+    def xlog(self, level: int, text: str) -> None:
+        """Write a line of xlog(), which `xlog_level` has let through: `log_level` does not hold it back."""
+        self.log(level, text)
+
     @abstractmethod
     def now(self) -> float:
         """Seconds of a clock that never goes back."""

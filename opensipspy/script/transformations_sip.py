@@ -259,7 +259,7 @@ def register(catalogue: Catalogue) -> None:
     add("via", "comment", via_comment)
     add("via", "param", via_any_param, "string")
 
-    add("nameaddr", "name", _nameaddr(lambda address: or_null(address.display)), "number?")
+    add("nameaddr", "name", _nameaddr(lambda address: or_null(uris.shown_name(address))), "number?")
     add("nameaddr", "uri", _nameaddr(lambda address: or_null(address.uri)), "number?")
     add("nameaddr", "len", _nameaddr(lambda address: address.end - address.start), "number?")
     add("nameaddr", "params", _nameaddr(lambda address: or_null(address.params.removeprefix(";"))), "number?")

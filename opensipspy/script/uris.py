@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opensipspy.script.run import Q_UNSPECIFIED, Run
-from opensipspy.sip import ParseError, Uri, parse_uri
+from opensipspy.sip import NameAddr, ParseError, Uri, parse_uri
 
 
 def parse(text: str) -> Uri | None:
@@ -12,6 +12,13 @@ def parse(text: str) -> Uri | None:
         return parse_uri(text)
     except ParseError:
         return None
+
+
+def shown_name(address: NameAddr) -> str:
+    """The display name as it is written, quotes and escapes included; "" when there is none."""
+    if not address.bracketed:
+        return ""
+    return address.text[: address.uri_start - address.start].rstrip().removesuffix("<").strip()
 
 
 class UriCache:

@@ -213,10 +213,11 @@ class CoreVariables:
         return run.path or None
 
     def get_destination_set(self, run: Run, name: object, index: Index) -> Value:
-        """The destination set as the Contact header of a 300 reply would show it."""
+        """The destination set as the Contact header of a 300 reply would show it: the Request-URI when the script has
+        changed it, and the branches that it has added."""
         if not run.msg.is_request:
             return None
-        shown = [uris.contact(run.ruri, run.q)] if run.ruri else []
+        shown = [uris.contact(run.ruri, run.q)] if run.ruri and run.ruri != run.msg.ruri else []
         shown += [uris.contact(branch.uri, branch.q) for branch in run.branches]
         return "Contact: " + DELIMITER.join(shown) if shown else None
 
@@ -346,7 +347,7 @@ class CoreVariables:
 
     def get_cseq(self, run: Run, name: object, index: Index) -> Value:
         try:
-            return run.msg.cseq_number
+            return str(run.msg.cseq_number)
         except sip.ParseError:
             return None
 
@@ -654,9 +655,9 @@ class CoreVariables:
         plain("$C", self.get_colour, name_arg=True, parse_name=colour)
         plain("$err.class", lambda run, name, index: run.error_class)
         plain("$err.level", lambda run, name, index: run.error_level)
-        plain("$err.info", lambda run, name, index: run.error_info or None)
+        plain("$err.info", lambda run, name, index: run.error_info)
         plain("$err.rcode", lambda run, name, index: run.error_code)
-        plain("$err.rreason", lambda run, name, index: run.error_reason or None)
+        plain("$err.rreason", lambda run, name, index: run.error_reason)
 
     def _plain(
         self,
@@ -770,7 +771,7 @@ def _tag_of(address: NameAddr) -> Value:
 
 
 def _display_of(address: NameAddr) -> Value:
-    return or_null(address.display)
+    return or_null(uris.shown_name(address))
 
 
 def _address_getter(kind: int, part: Callable[[NameAddr], Value]) -> VariableGet:
@@ -799,7 +800,7 @@ def _contact_field(text: str, field: str) -> str | None:
     except sip.ParseError:
         return None
     if field == "name":
-        return contact.display
+        return uris.shown_name(contact)
     if field == "uri":
         return contact.uri
     if field == "params":

@@ -58,9 +58,13 @@ class Services(ScriptServices):
 
     def log(self, level: int, text: str) -> None:
         level = clamp(level)
-        # xlog() has a level of its own; the server's level then decides as for every line.
         if level <= self._logs.level:
             SCRIPT_LOG.log(TO_PYTHON[level], "%s", text, extra=SCRIPT_LINE)
+
+    def xlog(self, level: int, text: str) -> None:
+        # xlog_level alone decides about these lines, so they go past the logger's own level.
+        level = TO_PYTHON[clamp(level)]
+        SCRIPT_LOG.handle(SCRIPT_LOG.makeRecord(SCRIPT_LOG.name, level, "", 0, text, (), None, None, SCRIPT_LINE))
 
     def now(self) -> float:
         return self._now()

@@ -234,8 +234,9 @@ NAMES_OF: dict[str, str] = {
 }  # fmt: skip
 # What is not NULL on a request that is nothing but its first line.
 ON_A_BARE_REQUEST: dict[str, object] = {
-    "$$": "$", "$C": "\x1b[39;42m", "$TS": 1_700_000_000, "$Ts": 1_700_000_000, "$Tsm": 250_000, "$bf": "",
-    "$branch.flag": 0, "$ds": "Contact: <sip:h>", "$err.class": 0, "$err.level": 0, "$err.rcode": 0, "$hdrcnt": 0,
+    "$$": "$", "$C": "", "$TS": 1_700_000_000, "$Ts": 1_700_000_000, "$Tsm": 250_000, "$bf": "",
+    "$branch.flag": 0, "$err.class": 0, "$err.info": "", "$err.level": 0,
+    "$err.rreason": "", "$err.rcode": 0, "$hdrcnt": 0,
     "$log_level": 3, "$mb": "OPTIONS sip:h SIP/2.0\r\n\r\n", "$mf": "", "$mi": 1, "$ml": 25, "$msg.branch": "sip:h",
     "$msg.branch.flag": 0, "$msg.branch.flags": "", "$msg.branch.last_idx": 0, "$msg.branch.q": "",
     "$msg.branch.uri": "sip:h", "$msg.flag": 0, "$msg.is_request": 1, "$msg.type": "request", "$oP": "udp", "$od": "h",

@@ -116,4 +116,6 @@ def test_a_reply_has_no_branches_to_write() -> None:
 
 def test_the_destination_set_shows_as_a_contact_header(bench: Bench) -> None:
     bench.write("$(msg.branch.q[1])", 250)
-    assert bench.read("$ds") == f"Contact: <{RURI}>, <sip:one@a.example>;q=0.25, <sip:two@b.example>"
+    assert bench.read("$ds") == "Contact: <sip:one@a.example>;q=0.25, <sip:two@b.example>"
+    bench.write("$ru", "sip:new@c.example")
+    assert bench.read("$ds").startswith("Contact: <sip:new@c.example>, <sip:one@a.example>;q=0.25")
