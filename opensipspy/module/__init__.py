@@ -16,7 +16,7 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 from opensipspy.management import CommandDecl, Counter, MiError
 
 from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
-from .core import CancelHandle, Core, LocateError, Naptr, Target
+from .core import CancelHandle, Core, DnsStore, LocateError, Naptr, Target
 from .declarations import (
     BoundEvent,
     Event,
@@ -42,6 +42,7 @@ __all__ = [
     "Core",
     "Counter",
     "DeclarationError",
+    "DnsStore",
     "Event",
     "Fixup",
     "Flags",

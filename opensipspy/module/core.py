@@ -65,6 +65,18 @@ class Naptr:
         self.replacement = replacement
 
 
+class DnsStore(ABC):
+    """Keeps answers of name servers beside the memory of the server, and may be shared by several. Never raises."""
+
+    @abstractmethod
+    async def fetch(self, name: str, kind: str) -> tuple[str, float] | None:
+        """What was kept for a name and a kind of records, and for how many seconds it is still true."""
+
+    @abstractmethod
+    async def keep(self, name: str, kind: str, text: str, ttl_s: float | None) -> float:
+        """Keep an answer; ttl_s is None when there are no such records. Returns the seconds for which it counts."""
+
+
 class CancelHandle(Protocol):
     """A pending timer."""
 
@@ -146,6 +158,14 @@ class Core(ABC):
     async def naptr(self, name: str) -> list[Naptr]:
         """The NAPTR records of a name, as they were answered; [] for none or no answer. Raises LocateError."""
         raise LocateError("there are no name servers")
+
+    async def txt(self, name: str) -> list[str]:
+        """The texts of the TXT records of a name; [] for none or no answer. Raises LocateError."""
+        raise LocateError("there are no name servers")
+
+    def keep_dns_answers(self, store: DnsStore) -> None:
+        """Have answers of name servers kept in a store from now on. Raises LookupError without name servers."""
+        raise LookupError("there are no name servers")
 
     @abstractmethod
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:

@@ -22,7 +22,7 @@ from opensipspy import sip
 from opensipspy.cachedb import CacheDb, CacheDbDriver, CacheDbs
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module.core import Core, LocateError, Naptr, Target
+from opensipspy.module.core import Core, DnsStore, LocateError, Naptr, Target
 from opensipspy.module.module import Module
 from opensipspy.script.declare import Catalogue, VarRef
 from opensipspy.script.kinds import REQUEST
@@ -95,7 +95,7 @@ class FakeCore(Core):
     sent: handed to the network. replies: asked for with `send_reply`. routes_run: routes that modules ran.
     located: URI text -> targets or an exception, for names that are no addresses. accept_sends: False makes `send`
     fail.
-    naptrs: name -> records or an exception.
+    naptrs, txts: name -> records or an exception. dns_store: what a module gave to keep_dns_answers().
     """
 
     def __init__(
@@ -123,6 +123,8 @@ class FakeCore(Core):
         self.cachedbs = CacheDbs()
         self.located: dict[str, list[Target] | Exception] = {}
         self.naptrs: dict[str, list[Naptr] | Exception] = {}
+        self.txts: dict[str, list[str] | Exception] = {}
+        self.dns_store: DnsStore | None = None
         self.aliases: set[str] = set()
         self.sent: list[Sent] = []
         self.replies: list[Replied] = []
@@ -244,6 +246,15 @@ class FakeCore(Core):
         if isinstance(found, Exception):
             raise found
         return found
+
+    async def txt(self, name: str) -> list[str]:
+        found = self.txts.get(name, [])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def keep_dns_answers(self, store: DnsStore) -> None:
+        self.dns_store = store
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         v6 = ":" in peer.address

@@ -64,6 +64,8 @@ def made(data: object, ttl: float, kind: str) -> Record | None:
         return Record(data.addr, ttl)
     if kind == "SRV" and isinstance(data, pycares.SRVRecordData):
         return Record(data.target, ttl, priority=data.priority, weight=data.weight, port=data.port)
+    if kind == "TXT" and isinstance(data, pycares.TXTRecordData):
+        return Record(data.data.decode("utf-8", "surrogateescape"), ttl)
     if kind == "NAPTR" and isinstance(data, pycares.NAPTRRecordData):
         return Record(
             data.replacement,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from random import Random
 from typing import Final
 
 from opensipspy import sip
+from opensipspy.module import DnsStore
 
 CACHE_ENTRIES: Final = 4096
 # A record's own time to live counts between these bounds, in seconds.
@@ -26,6 +28,9 @@ FAILED_TTL_S: Final = 2.0
 MOST_TARGETS: Final = 32
 MOST_NAPTR: Final = 16
 MOST_ASKED: Final = 64
+MOST_STORED: Final = 512
+STORED_TYPES: Final = [str, float, int, int, int, str, str, str]
+STORED_TYPES_INT_TTL: Final = [str, int, *STORED_TYPES[2:]]
 
 # NAPTR services (RFC 3263 §4.1, RFC 7118 §5): service -> transport.
 NAPTR_SERVICES: Final = {
@@ -48,8 +53,8 @@ SRV_PREFIXES: Final = {
 class Record:
     """One answer. Which attributes count depends on the kind that was asked for.
 
-    A and AAAA: target (an address). SRV: priority, weight, port, target. NAPTR: order as priority, preference as
-    weight, flags, service, regexp, target (the replacement).
+    A and AAAA: target (an address). TXT: target (the text). SRV: priority, weight, port, target. NAPTR: order as
+    priority, preference as weight, flags, service, regexp, target (the replacement).
     """
 
     __slots__ = ("flags", "port", "priority", "regexp", "service", "target", "ttl", "weight")
@@ -102,10 +107,36 @@ class DnsClient(ABC):
 
     @abstractmethod
     async def query(self, name: str, kind: str) -> list[Record]:
-        """Records of kind "A", "AAAA", "SRV" or "NAPTR"; [] when the name has none. Raises DnsError."""
+        """Records of kind "A", "AAAA", "SRV", "NAPTR" or "TXT"; [] when the name has none. Raises DnsError."""
 
     async def close(self) -> None:  # noqa: B027 - many clients have nothing to give up
         """Give up what is being asked."""
+
+
+def write_records(records: Sequence[Record]) -> str:
+    """The records of one answer as text, for a store."""
+    return json.dumps(
+        [[r.target, r.ttl, r.priority, r.weight, r.port, r.flags, r.service, r.regexp] for r in records],
+        separators=(",", ":"),
+    )
+
+
+def read_records(text: str) -> list[Record]:
+    """The records of such a text. Raises ValueError: others may write to a store, too."""
+    rows = json.loads(text)
+    if not isinstance(rows, list) or len(rows) > MOST_STORED:
+        raise ValueError("no list of records")
+    found = []
+    for row in rows:
+        if not isinstance(row, list) or list(map(type, row)) not in (STORED_TYPES, STORED_TYPES_INT_TTL):
+            raise ValueError("a record has other fields")
+        target, ttl, priority, weight, port, flags, service, regexp = row
+        found.append(
+            Record(
+                target, ttl, priority=priority, weight=weight, port=port, flags=flags, service=service, regexp=regexp
+            )
+        )
+    return found
 
 
 class Place:
@@ -179,6 +210,8 @@ class Resolver:
         self._client = client
         self._now = now
         self._random = random
+        # Where answers are kept beside our own memory; None for nowhere.
+        self.store: DnsStore | None = None
         self._hosts = hosts or {}
         self._cache: dict[Question, tuple[float, list[Record]]] = {}
         self._asking: dict[Question, asyncio.Future[list[Record]]] = {}
@@ -268,20 +301,37 @@ class Resolver:
         return await asyncio.shield(asked)
 
     async def _query(self, question: Question) -> list[Record]:
-        self.queries += 1
-        try:
-            records = await self._client.query(*question)
-        except DnsError:
-            self.failures += 1
-            records = []
-            ttl = FAILED_TTL_S
+        stored = await self._stored(question)
+        if stored is not None:
+            records, ttl = stored
         else:
-            ttl = min((record.ttl for record in records), default=NOT_THERE_TTL_S)
-            ttl = min(max(ttl, LEAST_TTL_S), MOST_TTL_S)
+            self.queries += 1
+            try:
+                records = await self._client.query(*question)
+            except DnsError:
+                # No server spoke: that is no fact about the name, so no store is told.
+                self.failures += 1
+                records = []
+                ttl = FAILED_TTL_S
+            else:
+                ttl = min((record.ttl for record in records), default=NOT_THERE_TTL_S)
+                ttl = min(max(ttl, LEAST_TTL_S), MOST_TTL_S)
+                if self.store is not None:
+                    ttl = await self.store.keep(*question, write_records(records), ttl if records else None)
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.pop(next(iter(self._cache)))
         self._cache[question] = (self._now() + ttl, records)
         return records
+
+    async def _stored(self, question: Question) -> tuple[list[Record], float] | None:
+        """What the store knows, with the seconds for which it is true."""
+        found = await self.store.fetch(*question) if self.store is not None else None
+        if found is None:
+            return None
+        try:
+            return read_records(found[0]), found[1]
+        except ValueError:
+            return None
 
     # -- RFC 3263
 

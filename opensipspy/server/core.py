@@ -17,7 +17,7 @@ from opensipspy.cachedb import CacheDb, CacheDbs
 from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module import Core, LocateError, Module, Naptr, Target
+from opensipspy.module import Core, DnsStore, LocateError, Module, Naptr, Target
 from opensipspy.module.reply_path import (
     NO_CONNECTION_FOR_BRANCH,
     NO_CONNECTION_FOR_REPLIES,
@@ -411,6 +411,20 @@ class ServerCore(Core):
         except NotFound as error:
             raise LocateError(str(error)) from error
         return [Naptr(r.priority, r.weight, r.flags, r.service, r.regexp, r.target) for r in records]
+
+    async def txt(self, name: str) -> list[str]:
+        if self.resolver is None:
+            raise LocateError("the server does not listen yet")
+        try:
+            records = await self.resolver.records(name, "TXT")
+        except NotFound as error:
+            raise LocateError(str(error)) from error
+        return [record.target for record in records]
+
+    def keep_dns_answers(self, store: DnsStore) -> None:
+        if self.resolver is None:
+            raise LookupError("the server does not listen yet")
+        self.resolver.store = store
 
     def _named(self, host: str) -> Target:
         """A name that a WebSocket client gave itself: it is wherever its connection is (RFC 7118 §5.2)."""
