@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.net import TcpConnection
+from opensipspy.server import profiling
 from opensipspy.server.core import ServerCore
 from opensipspy.server.logs import NAMES, Logs, Sink
 
@@ -36,6 +37,7 @@ EVENTS: Final = {
         ("proto", "string"),
     ),
     "E_CORE_THRESHOLD": (("source", ""), ("time", "string"), ("extra", "")),
+    profiling.EVENT: profiling.PARAMS,
 }
 
 

@@ -53,6 +53,7 @@ from opensipspy.server.logs import NOTICE, Logs
 from opensipspy.server.memory import dump as dump_memory
 from opensipspy.server.options import Options
 from opensipspy.server.process import PidFile, ProcessError, Readiness, become, enter, find_ids
+from opensipspy.server.profiling import Profiler
 from opensipspy.server.routes import Routes
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
@@ -217,6 +218,7 @@ class Server:
         self.network = Network(mhomed=bool(loaded.globals.mhomed))
         self.core = ServerCore(loop, self.network, loaded.catalogue, clock, wall_clock)
         self.core.abort = self.abort
+        self.profiler = Profiler(self.core)
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
         self.routes = Routes(self.core)
@@ -433,6 +435,7 @@ class Server:
             CacheCommands(core.mi, NamedStores(core.cachedbs)).register()
             count_stores(core.stats, core.cachedbs)
         CoreEvents(core, self.logs, self.loaded.globals).register()
+        self.profiler.look()
         LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()
 
     def load(self, seconds: int) -> int:
@@ -449,6 +452,7 @@ class Server:
         if len(self._cpu_marks) > 1200:
             del self._cpu_marks[:590]
         self.logs.flush()
+        self.profiler.look()
 
     async def reload_routes(self) -> None:
         """Read the script again and use its routes from the next message on. Raises LoadError, and changes nothing.
