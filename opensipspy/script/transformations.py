@@ -96,7 +96,8 @@ def _keyed_digest(name: str) -> TransformationApply:
 
 
 def s_crc32(value: Value, args: list[Value]) -> Value:
-    return str(zlib.crc32(octets(value)))
+    """The CRC-32 without the last inversion that others make, as OpenSIPS has it."""
+    return str(zlib.crc32(octets(value)) ^ 0xFFFFFFFF)
 
 
 def s_encode_hexa(value: Value, args: list[Value]) -> Value:
@@ -105,8 +106,10 @@ def s_encode_hexa(value: Value, args: list[Value]) -> Value:
 
 
 def s_decode_hexa(value: Value, args: list[Value]) -> Value:
+    """The octets of pairs of digits; a digit left over at the end counts for nothing."""
     text = text_of(value)
-    if any(c not in "0123456789abcdefABCDEF" for c in text) or len(text) % 2:
+    text = text[: len(text) // 2 * 2]
+    if any(c not in "0123456789abcdefABCDEF" for c in text):
         return None
     return from_octets(bytes.fromhex(text))
 
@@ -334,20 +337,31 @@ def ip_pton(value: Value, args: list[Value]) -> Value:
 
 
 def ip_ntop(value: Value, args: list[Value]) -> Value:
+    """The address of 4 or 16 octets; IPv6 in eight groups of capital digits, as OpenSIPS writes it."""
     data = octets(value)
-    return str(ipaddress.ip_address(data)) if len(data) in (4, 16) else None
+    if len(data) == 4:
+        return str(ipaddress.IPv4Address(data))
+    if len(data) != 16:
+        return None
+    return ":".join(f"{data[at] << 8 | data[at + 1]:X}" for at in range(0, 16, 2))
 
 
 def ip_isip(value: Value, args: list[Value]) -> Value:
+    if value == "":
+        return None
     return 1 if _ip(value) is not None else 0
 
 
 def ip_isip4(value: Value, args: list[Value]) -> Value:
+    if value == "":
+        return None
     address = _ip(value)
     return 1 if address is not None and address.version == 4 else 0
 
 
 def ip_isip6(value: Value, args: list[Value]) -> Value:
+    if value == "":
+        return None
     address = _ip(value)
     return 1 if address is not None and address.version == 6 else 0
 
@@ -359,10 +373,10 @@ _PRIVATE: Final = tuple(
 
 
 def ip_isprivate(value: Value, args: list[Value]) -> Value:
-    """1 for an IPv4 address of RFC 1918 or RFC 6598 or a loopback one, 0 for another; NULL for no address."""
-    address = _ip(value)
-    if address is None:
+    """1 for an IPv4 address of RFC 1918 or RFC 6598 or a loopback one, 0 for anything else but an empty text."""
+    if value == "":
         return None
+    address = _ip(value)
     if not isinstance(address, ipaddress.IPv4Address):
         return 0
     return 1 if any(address in network for network in _PRIVATE) else 0
@@ -464,7 +478,10 @@ class Substitution:
         self.replacement: str = parts[1]
 
     def replace(self, text: str, expand: Callable[[str], str] | None = None) -> str | None:
-        """The text with the first match or all of them replaced; None without a match. May raise TimeoutError."""
+        """The text with the first match or all of them replaced; None without a match.
+
+        Raises ValueError for a match of nothing, which OpenSIPS does not replace either, and TimeoutError.
+        """
         out: list[str] = []
         at = 0
         found = False
@@ -473,13 +490,12 @@ class Substitution:
             match = self.pattern.find(text, at)
             if match is None:
                 break
+            if match.end() == match.start():
+                raise ValueError("the expression matches the empty text")
             found = True
             out.append(text[at : match.start()])
             out.append(_fill(template, match.groups(default=""), match.group(0)))
             at = match.end()
-            if match.end() == match.start():
-                out.append(text[at : at + 1])
-                at += 1
             if not self.all or sum(map(len, out)) > MAX_TEXT:
                 break
         if not found:
@@ -508,10 +524,12 @@ def _fill(template: str, groups: tuple[str, ...], whole: str) -> str:
 
 
 def re_subst(patterns: PatternCache) -> TransformationApply:
-    """{re.subst,/expression/replacement/flags}: the value itself when there is no match."""
+    """{re.subst,/expression/replacement/flags}: the value itself when there is no match, NULL for the empty text."""
 
     def apply(value: Value, args: list[Value]) -> Value:
         text = text_of(value)
+        if not text:
+            return None
         try:
             replaced = Substitution(text_of(args[0]), patterns).replace(text)
         except (ValueError, TimeoutError):

@@ -37,15 +37,8 @@ def uri_any_param(value: Value, args: list[Value]) -> Value:
 
 
 def _uri_flag(name: str) -> TransformationApply:
-    """A parameter that stands without a value: its name, or `name=value` as it is written."""
-
-    def part(uri: Uri) -> Value:
-        value = uri.param(name)
-        if value is None:
-            return None
-        return f"{name}={value}" if value else name
-
-    return _uri(part)
+    """The value of a parameter that mostly has none; NULL then, and without the parameter."""
+    return _uri(lambda uri: or_null(uri.param(name) or ""))
 
 
 # -- {via.*}

@@ -317,18 +317,19 @@ ARGUMENTS: dict[str, str] = {
 }  # fmt: skip
 # What the empty text and the number 7 become; NULL where nothing is said. Digests have tests with vectors.
 OF_NOTHING: dict[str, object] = {
-    "csv.count": 1, "csv.value": "", "ip.isip": 0, "ip.isip4": 0, "ip.isip6": 0, "param.count": 0, "param.exist": 0,
-    "param.exists": 0, "re.subst": "", "s.b64decode": "", "s.b64encode": "", "s.crc32": "0", "s.decode.hexa": "",
+    "csv.count": 1, "csv.value": "", "param.count": 0, "param.exist": 0,
+    "param.exists": 0, "s.b64decode": "", "s.b64encode": "", "s.crc32": "4294967295", "s.decode.hexa": "",
     "s.encode.hexa": "", "s.escape.common": "", "s.escape.param": "", "s.escape.user": "", "s.eval": "",
     "s.fill.left": "000", "s.fill.right": "000", "s.int": 0, "s.len": 0, "s.reverse": "", "s.select": "",
     "s.tolower": "", "s.toupper": "", "s.trim": "", "s.triml": "", "s.trimr": "", "s.unescape.common": "",
     "s.unescape.param": "", "s.unescape.user": "", "s.width": "   ", "s.xor": "",
 }  # fmt: skip
 OF_SEVEN: dict[str, object] = {
-    "csv.count": 1, "csv.value": "7", "ip.isip": 0, "ip.isip4": 0, "ip.isip6": 0, "nameaddr.len": 1,
+    "csv.count": 1, "csv.value": "7", "ip.isip": 0, "ip.isip4": 0, "ip.isip6": 0, "ip.isprivate": 0,
+    "nameaddr.len": 1,
     "nameaddr.uri": "7", "param.count": 1, "param.exist": 0, "param.exists": 0, "param.name": "7",
-    "param.valueat": "", "re.subst": "7", "s.b64decode": "", "s.b64encode": "Nw==", "s.crc32": "1790921346",
-    "s.dec2hex": "7", "s.encode.hexa": "37", "s.escape.common": "7", "s.escape.param": "7", "s.escape.user": "7",
+    "param.valueat": "", "re.subst": "7", "s.b64decode": "", "s.b64encode": "Nw==", "s.crc32": "2504045949",
+    "s.dec2hex": "7", "s.decode.hexa": "", "s.encode.hexa": "37", "s.escape.common": "7", "s.escape.param": "7", "s.escape.user": "7",
     "s.eval": "7", "s.fill.left": "007", "s.fill.right": "700", "s.hex2dec": 7, "s.int": 7, "s.len": 1,
     "s.reverse": "7", "s.select": "7", "s.substr": "7", "s.tolower": "7", "s.toupper": "7", "s.trim": "7",
     "s.triml": "7", "s.trimr": "7", "s.unescape.common": "7", "s.unescape.param": "7", "s.unescape.user": "7",

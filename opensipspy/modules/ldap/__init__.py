@@ -186,7 +186,7 @@ class Ldap(Module):
         """The value after a substitution; None when it does not match or takes too long."""
         try:
             found = subst.replace(value)
-        except TimeoutError:
+        except (ValueError, TimeoutError):
             self.core.log.error("ldap: a regular expression takes too long")
             return None
         return found
