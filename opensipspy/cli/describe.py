@@ -29,7 +29,7 @@ from opensipspy.server.blacklists import Blacklists
 from opensipspy.server.core_events import EVENTS
 from opensipspy.server.counters import CoreCounters
 from opensipspy.server.figures import Figures
-from opensipspy.server.stores import count_stores
+from opensipspy.server.stores import count_queries, count_stores
 
 SUMMARY: Final = "show what modules offer to scripts and operators"
 
@@ -93,6 +93,7 @@ def core_interface() -> dict[str, Any]:
     CoreCounters(statistics)
     Figures(statistics, nobody).declare()
     count_stores(statistics, nobody)
+    count_queries(statistics, nobody)
     for name, params in EVENTS.items():
         hub.declare(name, params, module="core")
     return describe_catalogue(

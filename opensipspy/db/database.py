@@ -106,6 +106,10 @@ class Database(ABC):
         self.flush_s = 0.0
         self.lost_writes = 0
         """Queued writes that the back-end refused for good."""
+        self.queries = 0
+        """Operations that a server answered; of drivers with connections to one (`sql_total_queries`)."""
+        self.slow_queries = 0
+        """Those that took longer than the driver's exec_query_threshold."""
         self.watcher: Watcher | None = None
         self._queue: deque[Write] = deque()
         # So many writes at the queue's beginning were sent, and their answer was lost.

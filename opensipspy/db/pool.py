@@ -209,7 +209,9 @@ class PooledDatabase(Database):
                 if self._returning is None:  # else an answer from before the server went
                     self.note_success()
                 taken = loop.time() - begun
+                self.queries += 1
                 if self._limits.slow_s and taken > self._limits.slow_s:
+                    self.slow_queries += 1
                     LOG.warning("%s: %s took %d us", self.url, what, taken * 1e6)
                 return result
 

@@ -57,7 +57,7 @@ from opensipspy.server.profiling import Profiler
 from opensipspy.server.routes import Routes
 from opensipspy.server.services import Services
 from opensipspy.server.steps import Steps
-from opensipspy.server.stores import NamedStores, count_stores
+from opensipspy.server.stores import NamedStores, count_queries, count_stores
 from opensipspy.server.transports import Transports, tls_choices
 from opensipspy.server.trouble import describe_failure
 from opensipspy.sip import Peer
@@ -434,6 +434,8 @@ class Server:
         if core.cachedbs:
             CacheCommands(core.mi, NamedStores(core.cachedbs)).register()
             count_stores(core.stats, core.cachedbs)
+        if any(isinstance(module, DbDriver) for module in core.modules.values()):
+            count_queries(core.stats, core.databases)
         CoreEvents(core, self.logs, self.loaded.globals).register()
         self.profiler.look()
         LogConsumerCommands(core.mi, {sink.name: sink for sink in self.logs.handler.sinks}).register()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from opensipspy.cachedb import CacheDbs
+from opensipspy.db import Databases
 from opensipspy.management import CacheControl, Statistics, StatusReports
 
 READY: Final = 1
@@ -49,4 +50,20 @@ def count_stores(stats: Statistics, stores: CacheDbs) -> None:
         "cdb_slow_queries",
         lambda: sum(store.slow for store in stores.open),
         help="Operations of key-value stores that took longer than their exec_threshold.",
+    )
+
+
+def count_queries(stats: Statistics, databases: Databases) -> None:
+    """The statistics of the group `sql`."""
+    stats.computed(
+        "sql",
+        "sql_total_queries",
+        lambda: sum(database.queries for database in databases.open),
+        help="Operations that SQL servers answered.",
+    )
+    stats.computed(
+        "sql",
+        "sql_slow_queries",
+        lambda: sum(database.slow_queries for database in databases.open),
+        help="Operations of SQL servers that took longer than their exec_query_threshold.",
     )

@@ -257,6 +257,7 @@ async def test_slow_operations_are_told(caplog: pytest.LogCaptureFixture) -> Non
     server = FakeServer()
     database = server.database(slow_s=1e-9)
     await database.raw("SELECT 'geheim'")
+    assert (database.queries, database.slow_queries) == (1, 1)
     await database.close()
     [record] = caplog.records
     assert "a raw statement took" in record.getMessage()

@@ -16,7 +16,7 @@ from opensipspy.management import CacheCommands, MiError, Registry, Statistics, 
 from opensipspy.module.testing import FakeCore
 from opensipspy.server.errors import LoadError
 from opensipspy.server.simulation import Simulation
-from opensipspy.server.stores import NamedStores, count_stores, report_back_end
+from opensipspy.server.stores import NamedStores, count_queries, count_stores, report_back_end
 
 MESSAGE = """
     MESSAGE sip:bob@example.org SIP/2.0
@@ -161,3 +161,14 @@ def test_a_lost_database_shows_in_the_status_reports(tmp_path: Path) -> None:
         await databases.close()
 
     asyncio.run(run())
+
+
+def test_queries_of_all_databases_are_counted() -> None:
+    statistics, databases = Statistics(), Databases()
+    count_queries(statistics, databases)
+    names = ["sql_total_queries", "sql_slow_queries"]
+    assert statistics.read(names) == {"sql:sql_total_queries": 0, "sql:sql_slow_queries": 0}
+    databases.add(DbSqlite())
+    first, second = databases.get("sqlite:/one"), databases.get("sqlite:/two")
+    first.queries, second.queries, second.slow_queries = 3, 4, 1
+    assert statistics.read(names) == {"sql:sql_total_queries": 7, "sql:sql_slow_queries": 1}
