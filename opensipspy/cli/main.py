@@ -10,6 +10,7 @@ import ast
 import difflib
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ PACKAGE: Final = "opensipspy.cli"
 # Files of the folder that are no subcommands.
 NOT_COMMANDS: Final = frozenset({"__init__", "main"})
 USAGE_ERROR: Final = 2
+# What a shell reports of a program that SIGPIPE ended.
+READER_GONE: Final = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +60,13 @@ def subcommand(name: str, arguments: list[str]) -> int:
     module: ModuleType = importlib.import_module(f"{PACKAGE}.{name}")
     parser = argparse.ArgumentParser(prog=f"opensipspy {name.replace('_', '-')}", description=module.SUMMARY)
     module.configure(parser)
-    status: int = module.run(parser.parse_args(arguments))
+    try:
+        status: int = module.run(parser.parse_args(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough (`| head`). What is still buffered goes nowhere, so that the end says nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     return status
 
 

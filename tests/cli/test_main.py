@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from opensipspy import __version__
@@ -73,9 +76,9 @@ def test_memory_flags_are_accepted_with_a_note() -> None:
             "-N",
             "4",
         ),
-        *("-W", "epoll", "-i", "-r", "-R"),
+        *("-i", "-r", "-R"),
     )
-    assert len(options.notes) == 12
+    assert len(options.notes) == 11
     assert "-m has no effect: memory is managed by Python" in options.notes
 
 
@@ -132,3 +135,19 @@ def test_without_a_script_there_is_nothing_to_start(
     monkeypatch.setattr(run, "DEFAULT_SCRIPTS", ("/does/not/exist",))
     assert cli.main([]) == 1
     assert "no script" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_trouble() -> None:
+    command = [sys.executable, "-m", "opensipspy", "describe", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1) == b"["
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait(30) == cli.READER_GONE
+
+
+def test_the_way_of_polling_is_one_that_the_system_has() -> None:
+    assert flags("-W", "poll").poll_method == "poll"
+    assert run.main(["-f", "x.cfg", "-W", "kqueue"]) == run.USAGE_ERROR
