@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import sqlite3
 import stat
 from collections.abc import Callable, Coroutine
@@ -282,6 +283,33 @@ def test_a_full_disk_is_transient(path: Path):
         await database.insert("people", {"name": "small"})
 
     play(path, scenario, exec_pragma="max_page_count=100")
+
+
+def test_queued_rows_wait_for_room_on_the_disk(path: Path, caplog: pytest.LogCaptureFixture):
+    """No file may grow beyond 512 KB for a while, so that SQLite's log of writes cannot."""
+    names = [f"{number:04}" + "x" * 1000 for number in range(1000)]
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def scenario(database: SqliteDatabase) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512 << 10, usual[1]))
+        try:
+            for name in names:
+                database.write_later(Insert("people", {"name": name}))
+            with pytest.raises(DatabaseError) as caught:
+                await database.flush()
+            assert caught.value.transient
+            assert not database.available
+            assert database.queued
+            assert isinstance(await database.select("people", ["name"]), list), "reading goes on"
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        await database.flush()
+        assert sorted(str(row[0]) for row in await database.raw("SELECT name FROM people")) == names
+        assert database.available
+        assert database.lost_writes == 0
+
+    play(path, scenario)
+    assert sum("is not available: " in record.getMessage() for record in caplog.records) == 1
 
 
 def test_an_unknown_table_is_not_transient(path: Path):
