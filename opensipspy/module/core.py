@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from logging import Logger
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -166,6 +166,17 @@ class Core(ABC):
     def keep_dns_answers(self, store: DnsStore) -> None:
         """Have answers of name servers kept in a store from now on. Raises LookupError without name servers."""
         raise LookupError("there are no name servers")
+
+    def open_socket(self, socket: Socket, words: Mapping[str, int | str]) -> None:
+        """Listen at one more point, also while the server runs. words: as of a `socket=` line (reuse_port, tos, ...).
+
+        Raises OSError from the system, LookupError when no loaded module serves the protocol.
+        """
+        raise LookupError("this server opens no sockets")
+
+    def close_socket(self, socket: Socket) -> None:
+        """Listen no more at such a point. Raises LookupError for one that is not open."""
+        raise LookupError("this server opens no sockets")
 
     @abstractmethod
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:

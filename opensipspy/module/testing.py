@@ -96,6 +96,7 @@ class FakeCore(Core):
     located: URI text -> targets or an exception, for names that are no addresses. accept_sends: False makes `send`
     fail.
     naptrs, txts: name -> records or an exception. dns_store: what a module gave to keep_dns_answers().
+    socket_words: the options of sockets that modules opened.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class FakeCore(Core):
         self.naptrs: dict[str, list[Naptr] | Exception] = {}
         self.txts: dict[str, list[str] | Exception] = {}
         self.dns_store: DnsStore | None = None
+        self.socket_words: dict[Socket, dict[str, int | str]] = {}
         self.aliases: set[str] = set()
         self.sent: list[Sent] = []
         self.replies: list[Replied] = []
@@ -255,6 +257,15 @@ class FakeCore(Core):
 
     def keep_dns_answers(self, store: DnsStore) -> None:
         self.dns_store = store
+
+    def open_socket(self, socket: Socket, words: Mapping[str, int | str]) -> None:
+        if any(socket.text == other.text for other in self.sockets):
+            raise OSError(98, "Address already in use")
+        self.socket_words[socket] = dict(words)
+        self.sockets.append(socket)
+
+    def close_socket(self, socket: Socket) -> None:
+        self.sockets.remove(socket)
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         v6 = ":" in peer.address

@@ -21,6 +21,7 @@ class Network:
     def __init__(self, *, mhomed: bool = False) -> None:
         self.sockets: list[Socket] = []
         self.mhomed = mhomed
+        self._serving = False
         # Counts the changes of `sockets`, for those who keep what they derived from it.
         self.generation = 0
         self._transports: dict[int, Transport] = {}
@@ -45,13 +46,30 @@ class Network:
         if options is not None:
             transport.configure(socket, options)
         transport.bind(socket)
-        socket.index = len(self.sockets)
+        if self._serving:
+            transport.admit(socket)
         self.sockets.append(socket)
+        self._changed()
+
+    def unbind(self, socket: Socket) -> None:
+        """Close a listening point; what was received there can still be answered over connections. Raises LookupError
+        for one that is not open."""
+        transport = self._transports.get(socket.proto)
+        if transport is None or socket not in self.sockets:
+            raise LookupError(socket.text)
+        transport.unbind(socket)
+        self.sockets.remove(socket)
+        self._changed()
+
+    def _changed(self) -> None:
+        for index, socket in enumerate(self.sockets):
+            socket.index = index
         self._defaults.clear()
         self.generation += 1
 
     def serve(self) -> None:
         """Begin to take messages."""
+        self._serving = True
         for transport in self._transports.values():
             transport.serve()
 

@@ -513,6 +513,19 @@ class TcpTransport(Transport):
             self._loop.add_reader(listener.fileno(), self._accept, socket, listener)
         self._sweeper = self._loop.call_later(self.settings.sweep_s, self._sweep)
 
+    def admit(self, socket: Socket) -> None:
+        listener = self._listeners[socket]
+        self._loop.add_reader(listener.fileno(), self._accept, socket, listener)
+
+    def unbind(self, socket: Socket) -> None:
+        listener = self._listeners.pop(socket)
+        self._loop.remove_reader(listener.fileno())
+        resting = self._resting.pop(socket, None)
+        if resting is not None:
+            resting.cancel()
+        # The options stay: connections that came here still ask for them.
+        listener.close()
+
     def _accept(self, socket: Socket, listener: os_socket.socket) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
             try:

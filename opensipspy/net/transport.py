@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +34,19 @@ class SocketOptions:
         self.fragments: bool = fragments
         self.allow_proxy: bool = allow_proxy
         self.send_proxy: bool = send_proxy
+
+
+def socket_options(words: Mapping[str, int | str]) -> SocketOptions | None:
+    """What the words of a `socket=` line mean for the system; None when nothing."""
+    if not words.keys() & {"tos", "reuse_port", "frag", "proxy", "allow_proxy", "send_proxy"}:
+        return None
+    return SocketOptions(
+        tos=int(words.get("tos", -1)),
+        reuse_port="reuse_port" in words,
+        fragments="frag" in words,
+        allow_proxy="allow_proxy" in words or "proxy" in words,
+        send_proxy="send_proxy" in words or "proxy" in words,
+    )
 
 
 class LayerError(Exception):
@@ -76,6 +89,14 @@ class Transport(ABC):
     @abstractmethod
     def serve(self) -> None:
         """Begin to take what arrives at all listening points."""
+
+    def admit(self, socket: Socket) -> None:
+        """Begin to take what arrives at one listening point that was bound while others serve."""
+        raise LookupError(f"{socket.text}: not while the server runs")
+
+    def unbind(self, socket: Socket) -> None:
+        """Close one listening point; connections that came to it stay. Raises LookupError for one that is not open."""
+        raise LookupError(f"{socket.text}: not while the server runs")
 
     @abstractmethod
     def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None) -> bool:

@@ -289,6 +289,13 @@ class UdpTransport(Transport):
         for listener in self._listeners.values():
             listener.serve()
 
+    def admit(self, socket: Socket) -> None:
+        self._listeners[socket].serve()
+
+    def unbind(self, socket: Socket) -> None:
+        self._listeners.pop(socket).close()
+        self._options.pop(socket, None)
+
     def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None = None) -> bool:
         listener = self._listeners.get(socket)
         return listener is not None and listener.send(data, peer)

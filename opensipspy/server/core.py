@@ -8,7 +8,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -27,7 +27,17 @@ from opensipspy.module.reply_path import (
     warning,
 )
 from opensipspy.module.tls import TlsSession
-from opensipspy.net import Hint, Network, NotFound, Place, Resolver, TcpConnection, TcpTransport, UdpTransport
+from opensipspy.net import (
+    Hint,
+    Network,
+    NotFound,
+    Place,
+    Resolver,
+    TcpConnection,
+    TcpTransport,
+    UdpTransport,
+    socket_options,
+)
 from opensipspy.script import kinds
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.run import Run
@@ -347,6 +357,17 @@ class ServerCore(Core):
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         return self.network.choose_socket(peer, forced, received)
+
+    def open_socket(self, socket: Socket, words: Mapping[str, int | str]) -> None:
+        options = socket_options(words)
+        self.network.bind(socket, options)
+        if socket.proto in (sip.PROTO_TLS, sip.PROTO_WSS) or (options is not None and options.send_proxy):
+            self.hinting = True
+        self.identity.add_socket(socket)
+
+    def close_socket(self, socket: Socket) -> None:
+        self.network.unbind(socket)
+        self.identity.remove_socket(socket, self.sockets)
 
     def is_myself(self, host: str, port: int = 0, proto: int = 0) -> bool:
         return self.identity.is_myself(host, port, proto)

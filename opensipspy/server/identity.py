@@ -41,6 +41,21 @@ class Identity:
         if socket.advertised_address or socket.advertised_port:
             self.add(socket.advertised_address or socket.address, socket.via_port, socket.proto, subdomains)
 
+    def remove_socket(self, socket: Socket, others: Iterable[Socket]) -> None:
+        """A listening point is gone; what it shares with others stays ours."""
+        entries = {(socket.address, socket.port)}
+        if socket.advertised_address or socket.advertised_port:
+            entries.add((socket.advertised_address or socket.address, socket.via_port))
+        for host, port in entries:
+            known = self._entries.get(folded(host))
+            if known is not None:
+                known.discard((socket.proto, port))
+                if not known:
+                    del self._entries[folded(host)]
+        for other in others:
+            if other is not socket:
+                self.add_socket(other)
+
     def add(self, host: str, port: int = 0, proto: int = 0, subdomains: bool = False) -> None:
         """Make host[:port] ours (`alias`), with all names that end in .host when `subdomains`."""
         self._entries.setdefault(folded(host), set()).add((proto, port))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opensipspy import sip
-from opensipspy.net import SocketOptions, expand, is_address
+from opensipspy.net import SocketOptions, expand, is_address, socket_options
 from opensipspy.server.services import split_destination
 from opensipspy.sip import Socket
 
@@ -103,19 +103,6 @@ def plan(
     if len(found) > MOST_SOCKETS:
         raise ListenError(f"{len(found)} listening points are more than the {MOST_SOCKETS} that are allowed")
     return found
-
-
-def socket_options(words: Mapping[str, int | str]) -> SocketOptions | None:
-    """What the words of a `socket=` line mean for the system; None when nothing."""
-    if not words.keys() & {"tos", "reuse_port", "frag", "proxy", "allow_proxy", "send_proxy"}:
-        return None
-    return SocketOptions(
-        tos=int(words.get("tos", -1)),
-        reuse_port="reuse_port" in words,
-        fragments="frag" in words,
-        allow_proxy="allow_proxy" in words or "proxy" in words,
-        send_proxy="send_proxy" in words or "proxy" in words,
-    )
 
 
 def addresses_of(host: str) -> list[str]:

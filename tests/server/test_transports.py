@@ -12,9 +12,8 @@ import pytest
 from opensipspy import sip
 from opensipspy.management import MiError, Registry, TcpCommands, TcpControl
 from opensipspy.module.testing import make_run, request
-from opensipspy.net import SocketOptions, UdpTransport
+from opensipspy.net import SocketOptions, UdpTransport, socket_options
 from opensipspy.server.core import chosen
-from opensipspy.server.listening import socket_options
 from opensipspy.sip import Peer, Socket
 from tests.server.house import free_port, play, settled
 
