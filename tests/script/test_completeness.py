@@ -514,9 +514,9 @@ def test_a_misused_statement_is_an_error_with_a_place(statement: str) -> None:
 # What needs something that this server does not have: a provisioning interface, memory pools, several processes.
 NOT_HERE = {
     "core:pi_list", "core:pi_reload", "core:profiling_proc", "mem:rpm_dump", "mem:shm_check",
-    "E_CORE_PKG_THRESHOLD", "E_CORE_SHM_THRESHOLD", "E_CORE_PROC_AUTO_SCALE", "E_PROFILING_PROC", "E_PROFILING_SCRIPT",
+    "E_CORE_PKG_THRESHOLD", "E_CORE_SHM_THRESHOLD", "E_CORE_PROC_AUTO_SCALE", "E_PROFILING_PROC",
     "fragments", "rpm_fragments", "rpm_free_size", "rpm_max_used_size", "rpm_real_used_size", "rpm_total_size",
-    "rpm_used_size", "sql_slow_queries", "sql_total_queries",
+    "rpm_used_size",
 }  # fmt: skip
 
 

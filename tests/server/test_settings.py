@@ -267,7 +267,7 @@ def test_colours_are_in_texts_only_when_forced(settings: str, shown: str) -> Non
         ("xlog_level=1", set()),
         ("xlog_level=2\nxlog_print_level=3", {"notice"}),
         ("xlog_level=3\nxlog_print_level=3", {"plain", "notice", "info"}),
-        ("log_level=1\nxlog_level=3", set()),
+        ("log_level=1\nxlog_level=3", {"plain", "notice", "info"}),
     ],
 )
 def test_xlog_says_what_the_levels_let_through(settings: str, shown: set[str]) -> None:
