@@ -18,8 +18,17 @@ class Quiet(Transport):
 
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, Peer, Socket]] = []
+        self.open: list[int] = []
+        self.admitted: list[int] = []
 
-    def bind(self, socket: Socket) -> None: ...
+    def bind(self, socket: Socket) -> None:
+        self.open.append(socket.port)
+
+    def admit(self, socket: Socket) -> None:
+        self.admitted.append(socket.port)
+
+    def unbind(self, socket: Socket) -> None:
+        self.open.remove(socket.port)
 
     def serve(self) -> None: ...
 
@@ -84,3 +93,24 @@ def test_no_transport_for_a_protocol() -> None:
     assert not made.send(b"", Peer(sip.PROTO_TLS, "192.0.2.1", 1), Socket(sip.PROTO_TLS, "192.0.2.1", 5061))
     assert made.waiting(UDP) == 7
     assert made.waiting(sip.PROTO_TLS) == 0
+
+
+def test_sockets_come_and_go_while_the_server_runs() -> None:
+    """A socket that is bound later takes messages at once; one that is closed is chosen no more."""
+    made = Network()
+    quiet = Quiet()
+    made.add_transport(UDP, quiet)
+    first, second = Socket(UDP, "192.0.2.1", 5060), Socket(UDP, "192.0.2.1", 5070)
+    made.bind(first)
+    made.serve()
+    generation = made.generation
+    made.bind(second)
+    assert quiet.admitted == [5070]
+    assert made.generation > generation
+    made.unbind(first)
+    assert (quiet.open, made.sockets, second.index) == ([5070], [second], 0)
+    assert chosen(made, UDP, "198.51.100.1") == "udp:192.0.2.1:5070"
+    with pytest.raises(LookupError):
+        made.unbind(first)
+    with pytest.raises(LookupError):
+        made.unbind(Socket(sip.PROTO_TLS, "192.0.2.1", 5061))

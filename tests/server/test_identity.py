@@ -65,3 +65,17 @@ def test_hostile_hosts_are_not_us() -> None:
     us = identity()
     for text in ("", "x" * 100_000, ":" * 63, "[[::1", "1.2.3.4.5", "\udcff"):
         assert not us.is_myself(text)
+
+
+def test_a_closed_socket_is_not_us() -> None:
+    """What it shares with others, such as its address or its advertised name, stays ours."""
+    one = Socket(sip.PROTO_UDP, "192.0.2.1", 5060, "sip.example.org", 5060)
+    two = Socket(sip.PROTO_UDP, "192.0.2.1", 5070, "sip.example.org", 5060)
+    identity = Identity([one, two])
+    identity.remove_socket(one, [two])
+    assert not identity.is_myself("192.0.2.1", 5060, sip.PROTO_UDP)
+    assert identity.is_myself("192.0.2.1", 5070, sip.PROTO_UDP)
+    assert identity.is_myself("sip.example.org", 5060, sip.PROTO_UDP)
+    identity.remove_socket(two, [])
+    assert not identity.is_myself("192.0.2.1")
+    assert not identity.is_myself("sip.example.org")
