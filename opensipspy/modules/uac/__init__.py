@@ -186,6 +186,7 @@ class Uac(Module):
         """Let Record-Route carry what has to be known to restore later requests."""
         original = run.msg.from_.uri if header == "From" else run.msg.to.uri
         if self._rr is None or not is_uri(original):
+            self.core.log.info("uac: %s of %s cannot be restored later", header, run.msg.source.text)
             return False
         name = self.rr_from_store_param if header == "From" else self.rr_to_store_param
         return self._rr.put_param(run, f";{name}={encode(original, uri, self.restore_passwd, run.msg.call_id)}")
