@@ -389,13 +389,14 @@ def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Find
 
 
 def _named(text: str, modules: dict[str, Module]) -> list[Module]:
-    """Modules that a modparam line means: one by its name, or several by an expression such as "usrloc|registrar"."""
+    """Modules that a modparam line means: one by its name, or several by an expression such as "usrloc|registrar".
+
+    Case does not count, as for the C server.
+    """
     if text in modules:
         return [modules[text]]
-    if not any(char in text for char in "|.*[("):
-        return []
     try:
-        pattern = re.compile(text)
+        pattern = re.compile(text, re.IGNORECASE)
     except re.error:
         return []
     return [module for name, module in modules.items() if pattern.fullmatch(name)]

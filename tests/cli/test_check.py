@@ -216,3 +216,13 @@ def test_a_name_near_one_of_a_module_that_is_not_loaded(script: Path, capsys: py
     script.write_text(GOOD.replace('send_reply(200, "OK")', "t_rellay()"))
     assert main(["check", str(script)]) == 1
     assert "unknown function t_rellay (did you mean t_relay of module tm?)" in capsys.readouterr().out
+
+
+def test_modparam_names_modules_without_regard_to_case(tmp_path: Path) -> None:
+    path = tmp_path / "names.cfg"
+    path.write_text(
+        GOOD.replace("route {", 'modparam("SL", "enable_stats", 0)\nmodparam("S.", "enable_stats", 0)\nroute {')
+    )
+    options = Options()
+    options.script = str(path)
+    assert [finding.message for finding in examine(options)[0]] == []
