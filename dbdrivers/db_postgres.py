@@ -145,7 +145,10 @@ class DbPostgres(Module, DbDriver):
         if not domain:
             context = tls_of(url)
             return lambda: context
-        return lambda: tls_domain(url, getattr(self, "core", None), domain)
+        core = getattr(self, "core", None)
+        if core is None:
+            raise DatabaseError(f"{url}: tls_domain needs a server with the module tls_mgm; tls_ca=FILE works without")
+        return lambda: tls_domain(url, core, domain)
 
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
         connect = self._connector(url)
@@ -182,8 +185,6 @@ class DbPostgres(Module, DbDriver):
 
 def tls_domain(url: DbUrl, core: Any, name: str) -> ssl.SSLContext:
     """The context of a client domain of tls_mgm; raises DatabaseError."""
-    if core is None:
-        raise DatabaseError(f"{url}: tls_domain is known to a running server only; tls_ca=FILE works without")
     try:
         domains: TlsDomains = core.api("tls_mgm", TlsDomains)
         return domains.client_context(name)
