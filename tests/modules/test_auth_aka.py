@@ -199,6 +199,14 @@ async def test_no_vector_is_minus_two() -> None:
 
 
 @in_loop
+async def test_a_flood_of_users_is_minus_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opensipspy.modules.auth_aka.MAX_USERS", 0)
+    core, module, _ = await made()
+    assert await challenged(core) == -2
+    assert not module._users
+
+
+@in_loop
 async def test_several_algorithms_give_several_headers() -> None:
     core, _, source = await made()
     assert await challenged(core, None, "ims.test", "", ("AKAv2-SHA-256", "AKAv1-MD5")) == 2

@@ -271,8 +271,12 @@ class AuthAka(Module, AkaApi):
         self, realm: str, key: Key, manager_name: str | None, sync: bytes | None, wanted: tuple[str, ...]
     ) -> list[Vector]:
         """One vector for each algorithm, from the store or fetched; fewer when some do not come in time."""
-        user = self._user(key)
         taken: dict[str, Vector] = {}
+        try:
+            user = self._user(key)
+        except ValueError as error:
+            self.core.log.error("auth_aka: no challenge for %s: %s", key[1], error)
+            return []
         self._take(user, wanted, taken)
         missing = [name for name in wanted if name not in taken]
         if missing:
