@@ -391,3 +391,113 @@ class SlapdServer(BackendServer):
     @property
     def url(self) -> str:
         return f"ldap://127.0.0.1:{self.port}"
+
+
+RADIUSD_CONF = """
+prefix = /usr
+logdir = {D}/log
+raddbdir = {D}
+confdir = {D}
+run_dir = {D}/run
+libdir = /usr/lib/freeradius
+pidfile = {D}/run/radiusd.pid
+security {{
+ reject_delay = 0
+}}
+client loop {{
+ ipaddr = 127.0.0.1
+ secret = testing123
+}}
+modules {{
+ digest {{
+ }}
+ pap {{
+ }}
+ files {{
+  filename = {D}/users
+  key = "%{{User-Name}}"
+ }}
+ detail {{
+  filename = {D}/log/detail
+ }}
+ always ok {{
+  rcode = ok
+ }}
+}}
+server t {{
+ listen {{
+  type = auth
+  ipaddr = 127.0.0.1
+  port = {P}
+ }}
+ listen {{
+  type = acct
+  ipaddr = 127.0.0.1
+  port = {A}
+ }}
+ authorize {{
+  digest
+  files
+  pap
+ }}
+ authenticate {{
+  Auth-Type PAP {{
+   pap
+  }}
+  digest
+ }}
+ accounting {{
+  detail
+  ok
+ }}
+}}
+"""
+
+
+class FreeradiusServer(BackendServer):
+    """FreeRADIUS with the secret "testing123" for authentication (`port`) and accounting (`acct_port`)."""
+
+    package = "freeradius"
+
+    @classmethod
+    def programs(cls) -> str | None:
+        return program("freeradius") if Path("/usr/share/freeradius/dictionary").exists() else None
+
+    def prepare(self, users: str) -> None:
+        """users: the file of users, replies included. Writes radiusclient.conf and its files, too."""
+        self.acct_port = free_port()
+        for name in ("log", "run", "certs"):
+            (self.folder / name).mkdir()
+        text = RADIUSD_CONF.format(D=self.folder, P=self.port, A=self.acct_port)
+        (self.folder / "radiusd.conf").write_text(text)
+        (self.folder / "users").write_text(users)
+        (self.folder / "dictionary").write_text(
+            "$INCLUDE /usr/share/freeradius/dictionary\nATTRIBUTE SIP-AVP 225 string\n"
+        )
+        (self.folder / "servers").write_text("127.0.0.1 testing123\n")
+        (self.folder / "radiusclient.conf").write_text(
+            f"authserver 127.0.0.1:{self.port}\nacctserver 127.0.0.1:{self.acct_port}\n"
+            f"servers servers\nradius_timeout 0.2\nradius_retries 3\nseqfile /var/run/radius.seq\n"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"radius:{self.folder}/radiusclient.conf"
+
+    def command(self) -> list[str]:
+        folder = str(self.folder)
+        return [str(self.programs()), "-f", "-d", folder, "-D", folder, "-l", f"{folder}/log/stdout"]
+
+    def ready(self) -> bool:
+        log = self.folder / "log" / "stdout"
+        return log.exists() and "Ready to process requests" in log.read_text(errors="replace")
+
+    def records(self) -> list[dict[str, str]]:
+        """The accounting records taken so far."""
+        detail = self.folder / "log" / "detail"
+        blocks = detail.read_text(errors="replace").split("\n\n") if detail.exists() else []
+        return [
+            {name.strip(): value.strip().strip('"') for name, _, value in (line.partition("=") for line in lines[1:])}
+            for lines in (block.strip().splitlines() for block in blocks)
+            if lines
+        ]

@@ -271,6 +271,9 @@ class Auth(Module, AuthApi):
         # An empty password column is no password that a peer could know.
         if not secret or not digest.verify(credentials, ha1, run.msg.method, run.msg.body):
             return INVALID_PASSWORD
+        return self.accept(run, attempt)
+
+    def accept(self, run: Run, attempt: Attempt) -> int:
         state = self._state(run)
         if state.authorized is None or state.authorized.header is not attempt.header:
             nonce = attempt.nonce

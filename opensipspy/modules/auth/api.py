@@ -72,5 +72,9 @@ class AuthApi(ABC):
         """
 
     @abstractmethod
+    def accept(self, run: Run, attempt: Attempt) -> int:
+        """Take a response as right that another server checked. Returns AUTHORIZED, STALE_NONCE or GENERIC_ERROR."""
+
+    @abstractmethod
     def authorized(self, run: Run) -> Credentials | None:
         """The credentials that were found correct, None before."""

@@ -1,0 +1,15 @@
+"""AAA servers (RADIUS, Diameter): what modules ask of them, whatever the protocol."""
+
+from .client import AaaClient, AaaDriver, AaaError, AaaReply, AaaValue, Attributes, open_client
+from .sip_avp import sip_avps
+
+__all__ = [
+    "AaaClient",
+    "AaaDriver",
+    "AaaError",
+    "AaaReply",
+    "AaaValue",
+    "Attributes",
+    "open_client",
+    "sip_avps",
+]

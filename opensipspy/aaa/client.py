@@ -1,0 +1,83 @@
+"""The contract between modules that ask AAA servers and drivers that reach them.
+
+A driver is the module `aaa_SCHEME`; what it offers to others is an `AaaDriver`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+AaaValue = str | int | bytes
+Attributes = Sequence[tuple[str, AaaValue]]
+"""Attributes by their name in the dictionary, in their order; a name may come more than once."""
+
+
+class AaaError(Exception):
+    """No answer, or a request that cannot be made. transient: no server answered."""
+
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+class AaaReply:
+    """An answer. accepted: the server granted what was asked."""
+
+    __slots__ = ("accepted", "attributes")
+
+    def __init__(self, accepted: bool, attributes: list[tuple[str, AaaValue]]) -> None:
+        self.accepted = accepted
+        self.attributes = attributes
+
+    def all(self, name: str) -> list[AaaValue]:
+        """The values of an attribute."""
+        name = name.lower()
+        return [value for known, value in self.attributes if known.lower() == name]
+
+
+class AaaClient(ABC):
+    """The servers behind one URL."""
+
+    @abstractmethod
+    def check(self, names: Iterable[str]) -> None:
+        """Raises AaaError naming the attributes that the dictionary lacks."""
+
+    @abstractmethod
+    def value(self, attribute: str, name: str) -> int:
+        """The number of a named value of an attribute; raises AaaError."""
+
+    @abstractmethod
+    async def authenticate(self, attributes: Attributes) -> AaaReply:
+        """Ask whether something is granted. Raises AaaError."""
+
+    @abstractmethod
+    async def account(self, attributes: Attributes) -> AaaReply:
+        """Hand over an accounting record; returns when a server has taken it. Raises AaaError."""
+
+
+class AaaDriver(ABC):
+    """What the module `aaa_SCHEME` offers."""
+
+    @abstractmethod
+    async def open_client(self, url: str) -> AaaClient:
+        """The client for a URL; who names the same URL shares one. Raises AaaError for files that are wrong."""
+
+
+class Finder(Protocol):
+    """The part of the core that is needed here."""
+
+    def api(self, name: str, cls: Any) -> Any: ...
+
+
+async def open_client(core: Finder, url: str) -> AaaClient:
+    """The client for an `aaa_url`, "radius:FILE". Raises AaaError, also when the driver's module is not loaded."""
+    scheme, colon, rest = url.partition(":")
+    if not colon or not scheme.isalnum() or not rest:
+        raise AaaError("an AAA URL is of the form radius:FILE")
+    try:
+        driver: AaaDriver = core.api(f"aaa_{scheme}", AaaDriver)
+    except LookupError as error:
+        raise AaaError(f'{error} (loadmodule "aaa_{scheme}.so" is missing?)') from error
+    return await driver.open_client(url)
