@@ -46,7 +46,7 @@ class AaaRadius(Module, AaaDriver):
 
     sets = Param(str, None, "name = (Attribute = $variable, ...); may be given several times.", func=True)
     radius_config = Param(str, None, "The radiusclient.conf for radius_send_auth() and radius_send_acct().")
-    syslog_name = Param(str, None, "Lines of the log carry this name as well; they are written without it, too.")
+    syslog_name = Param(str, None, "Accepted and without effect: lines of the log carry the module's name.")
     fetch_all_values = Param(int, 0, "1: every value of an attribute is put into the variable, not only the first.")
 
     def __init__(self, **params: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from opensipspy.module import Module, Param, StartError, script_function
 from opensipspy.module.testing import FakeCore, make_run, request
-from opensipspy.modules.rr import Rr
+from opensipspy.modules.rr import RecordRoute, Rr
 from opensipspy.modules.script_helper import ScriptHelper
 from opensipspy.script.kinds import REQUEST
 from opensipspy.script.run import Run
@@ -88,7 +88,8 @@ class Lab:
 
 
 def recorded(run: Run) -> bool:
-    return "rr" in run.ctx and bool(getattr(run.ctx["rr"], "recorded", None))
+    """Whether rr will write Record-Route into the copies of the request."""
+    return any(isinstance(note.deferred, RecordRoute) for note in run.edits.notes or ())
 
 
 def test_initial_requests_are_record_routed_before_the_main_route():
