@@ -211,6 +211,8 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
                         raise
                     await self._collection.delete_one({"_id": key, EXPIRES: {"$lte": now}})
                     continue
+                if found is None:  # no MongoDB does this; whether it counted is not known, so that it is not repeated
+                    raise CacheError(f"{self.url}: the server did not tell the count")
                 return int(found[COUNTER])
             raise CacheError(f"{self.url}: the value is no whole number")
 

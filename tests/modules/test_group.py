@@ -71,6 +71,9 @@ class SomeAuth(Module, AuthApi):
     def finish(self, run: Run, attempt: Attempt, secret: str, plain: bool) -> int:
         raise AssertionError
 
+    def accept(self, run: Run, attempt: Attempt) -> int:
+        raise AssertionError
+
     def authorized(self, run: Run) -> Credentials | None:
         return run.ctx.get("credentials")  # type: ignore[return-value]
 
