@@ -18,9 +18,13 @@ INITDB = ("--no-sync", "-E", "UTF8", "--locale=C")
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Below 55536: a Redis cluster also takes the port that is 10,000 higher."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        if port < 55536:
+            return port
 
 
 def program(*names: str, folders: tuple[str, ...] = ()) -> str | None:

@@ -141,9 +141,11 @@ def _write(fifo: str, data: bytes) -> None:
 def _read(reading: int, timeout_s: float) -> bytes:
     data = bytearray()
     end = time.monotonic() + timeout_s
+    waiting = select.poll()  # select() knows descriptors below 1024 only
+    waiting.register(reading, select.POLLIN)
     while len(data) < ANSWER_LIMIT:
         left = end - time.monotonic()
-        if left <= 0 or not select.select([reading], [], [], left)[0]:
+        if left <= 0 or not waiting.poll(left * 1000):
             raise ClientError(f"no answer within {timeout_s:g} s")
         try:
             piece = os.read(reading, 65536)
