@@ -55,6 +55,7 @@ class RemoteCacheDb(CacheDb):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._clients = 0  # how many were let go
 
     # --- what a driver does
 
@@ -149,6 +150,7 @@ class RemoteCacheDb(CacheDb):
                 self.failures += 1
                 raise
             begun = loop.time()
+            clients = self._clients
             try:
                 async with asyncio.timeout(self.limits.query_s):
                     result = await work()
@@ -164,6 +166,9 @@ class RemoteCacheDb(CacheDb):
                 explained = self.explain(error)
                 if explained is None:
                     raise
+                if not explained.transient and clients != self._clients:
+                    # The client was let go under this operation; what it says of that is no answer of the server.
+                    explained = self._away()
                 if explained.transient and left > 0 and self._returning is None:
                     continue
                 self.failures += 1
@@ -221,6 +226,7 @@ class RemoteCacheDb(CacheDb):
 
     async def _let_go(self) -> None:
         """Close the client. One that takes long goes on by itself: cut short it would leave its connections behind."""
+        self._clients += 1
         task = asyncio.get_running_loop().create_task(self._close_quietly(), name=f"close {self.url}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

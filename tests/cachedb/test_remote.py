@@ -27,12 +27,14 @@ class Backend(RemoteCacheDb):
         self.asked = 0
         self.slow_close: asyncio.Event | None = None
         self.closed = 0
+        self.let_go = asyncio.Event()
 
     async def open_client(self) -> None:
         self.opened += 1
         await self.greet()
 
     async def close_client(self) -> None:
+        self.let_go.set()
         if self.slow_close is not None:
             await self.slow_close.wait()
             self.closed += 1
@@ -59,7 +61,9 @@ class Backend(RemoteCacheDb):
             if self.breaks:
                 self.breaks -= 1
                 raise Away
-            if key == "bad":
+            if key == "under way":
+                await self.let_go.wait()
+            if key in ("bad", "under way"):
                 raise ValueError
             if key == "bug":
                 raise KeyError(key)
@@ -121,6 +125,22 @@ def test_a_refusal_is_no_outage(backend: Backend) -> None:
         assert backend.available
         assert backend.failures == 1
 
+    play(backend, scenario)
+
+
+def test_an_operation_whose_client_is_closed_under_it_found_the_server_away(backend: Backend) -> None:
+    async def scenario() -> None:
+        await backend.connect()
+        other = asyncio.create_task(backend.fetch("under way"))
+        await asyncio.sleep(0)
+        backend.silent = True
+        with pytest.raises(CacheError, match="no answer"):
+            await backend.fetch("once")
+        with pytest.raises(CacheError) as caught:
+            await other
+        assert caught.value.transient
+
+    backend.limits.query_s = 1.0
     play(backend, scenario)
 
 
