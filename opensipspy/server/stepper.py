@@ -66,16 +66,26 @@ class Stepper:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told to whoever started it
             failed(error)
             return True
+        return not self.suspend(coroutine, yielded, done, failed)
+
+    def suspend(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        yielded: Any,
+        done: Callable[[Any], None],
+        failed: Callable[[BaseException], None],
+    ) -> bool:
+        """Keep a coroutine that has been stepped and yielded. False when the limit forbids it; `failed` was told."""
         if len(self.suspended) >= self.most_suspended:
             self.refused += 1
             self._abandon(coroutine, failed, TooManySuspended(f"{self.most_suspended} routes wait already"))
-            return True
+            return False
         self.suspensions += 1
         waiting = Suspended(self, coroutine, done, failed)
         self.suspended.add(waiting)
         waiting.timer = self._call_later(self.longest_wait_s, waiting.expire)
         waiting.wait_for(yielded)
-        return False
+        return True
 
     def _abandon(
         self, coroutine: Coroutine[Any, Any, Any], failed: Callable[[BaseException], None], reason: Exception

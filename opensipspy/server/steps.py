@@ -45,6 +45,27 @@ class Gate:
         self.held: list[Message] = []
 
 
+class SuspendedRequest:
+    """A request whose script waits. No closures: compiled ones refer to each other, and every run of a script would
+    be left to the collector of cycles."""
+
+    __slots__ = ("_steps", "gate", "key", "run")
+
+    def __init__(self, steps: Steps, run: Run) -> None:
+        self._steps: Steps = steps
+        self.run: Run = run
+        self.key: GateKey = gate_key(run.msg)
+        self.gate: Gate = Gate(run.msg.method)
+
+    def done(self, result: Any) -> None:
+        """The script ended."""
+        self._steps._resumed(self)
+
+    def failed(self, error: BaseException) -> None:
+        """The script failed."""
+        self._steps._script_failed(self, error)
+
+
 class Steps:
     """Takes packets from the network and carries each through its steps."""
 
@@ -197,29 +218,32 @@ class Steps:
                 core.script_failed(run, error)
             self._request_ended(run)
             return
-        key = gate_key(run.msg)
-
-        def done(_: Any) -> None:
-            gate = self._gates.get(key)
-            if gate is not None and gate is run.ctx.get("core.gate"):
-                del self._gates[key]
-                for held in gate.held:
-                    core.loop.call_soon(self._release, held)
-            self._request_ended(run)
-
-        def failed(error: BaseException) -> None:
-            core.script_failed(run, error)
-            done(0)
-
         try:
             coroutine = route.fn(run)
-        except Exception as error:  # noqa: BLE001
-            failed(error)
+            yielded = coroutine.send(None)
+        except StopIteration:
+            self._request_ended(run)
             return
-        if not core.stepper.start(coroutine, done, failed):
-            gate = Gate(run.msg.method)
-            run.ctx["core.gate"] = gate
-            self._gates[key] = gate
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            core.script_failed(run, error)
+            self._request_ended(run)
+            return
+        suspended = SuspendedRequest(self, run)
+        # Before it is suspended, which may fail and end it at once.
+        self._gates[suspended.key] = suspended.gate
+        core.stepper.suspend(coroutine, yielded, suspended.done, suspended.failed)
+
+    def _resumed(self, suspended: SuspendedRequest) -> None:
+        """The script of a request that had to wait has ended."""
+        if self._gates.get(suspended.key) is suspended.gate:
+            del self._gates[suspended.key]
+            for held in suspended.gate.held:
+                self._core.loop.call_soon(self._release, held)
+        self._request_ended(suspended.run)
+
+    def _script_failed(self, suspended: SuspendedRequest, error: BaseException) -> None:
+        self._core.script_failed(suspended.run, error)
+        self._resumed(suspended)
 
     def _release(self, msg: Message) -> None:
         """A request that waited for an earlier one goes through its own steps."""

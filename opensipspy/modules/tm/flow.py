@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
@@ -139,6 +140,23 @@ def branch_of(run: Run) -> Branch | None:
         return None
     index = run.branch_index
     return transaction.branches[index] if 0 <= index < len(transaction.branches) else None
+
+
+class BranchRoute:
+    """A branch route at work, and who waits for its end. Like all call-backs here no closure: a compiled one refers to
+    itself, and what it refers to would be left to the collector of cycles."""
+
+    __slots__ = ("ended", "future")
+
+    def __init__(self) -> None:
+        self.ended: bool = False
+        self.future: asyncio.Future[None] | None = None
+
+    def done(self, view: Run, result: int) -> None:
+        """The route has ended."""
+        self.ended = True
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
 
 
 class Flow(Hooks):
@@ -480,19 +498,12 @@ class Flow(Hooks):
         route = self.route(kinds.BRANCH, branch.transaction.on_branch, branch.run)
         if route is None:
             return self._locate(branch, proxy)
-        ended: list[Run] = []
-        waiter: list[asyncio.Future[None]] = []
-
-        def done(view: Run, result: int) -> None:
-            ended.append(view)
-            if waiter and not waiter[0].done():
-                waiter[0].set_result(None)
-
-        self.core.run_route(route, branch.run, done)
-        if ended:
+        waiting = BranchRoute()
+        self.core.run_route(route, branch.run, waiting.done)
+        if waiting.ended:
             return self._after_branch_route(branch, proxy)
-        waiter.append(asyncio.get_running_loop().create_future())
-        return self._launch_later(branch, proxy, waiter[0])
+        waiting.future = asyncio.get_running_loop().create_future()
+        return self._launch_later(branch, proxy, waiting.future)
 
     async def _launch_later(self, branch: Branch, proxy: str, waiter: asyncio.Future[None]) -> int:
         await waiter
@@ -703,20 +714,20 @@ class Flow(Hooks):
                 self._reply_routed(branch, run)
             return
 
-        def done(ended: Run, result: int) -> None:
-            if ended.dropped and ended.msg.status < 200:
-                self._keep_flags(branch, ended)
-                self.layer.unbusy(branch.transaction, self.core.now())
-                self.arm()
-                return
-            ended.dropped = False
-            ended.exited = False
-            if then:
-                self._reply_route(branch, ended, then, "")
-            else:
-                self._reply_routed(branch, ended)
+        self.core.run_route(route, run, partial(self._reply_route_ended, branch, then))
 
-        self.core.run_route(route, run, done)
+    def _reply_route_ended(self, branch: Branch, then: str, run: Run, result: int) -> None:
+        if run.dropped and run.msg.status < 200:
+            self._keep_flags(branch, run)
+            self.layer.unbusy(branch.transaction, self.core.now())
+            self.arm()
+            return
+        run.dropped = False
+        run.exited = False
+        if then:
+            self._reply_route(branch, run, then, "")
+        else:
+            self._reply_routed(branch, run)
 
     def _keep_flags(self, branch: Branch, run: Run) -> None:
         branch.flags = run.branch_flags
@@ -818,21 +829,22 @@ class Flow(Hooks):
         view.request = transaction.request
         view.reply = winner.reply
         view.msg_flags = transaction.flags
-        branches = len(transaction.branches)
+        ended = partial(self._failure_route_ended, transaction, winner, len(transaction.branches))
+        self.core.run_route(route, view, ended)
 
-        def done(ended: Run, result: int) -> None:
-            transaction.in_failure = False
-            transaction.flags = ended.msg_flags
-            if not transaction.answered and not transaction.pending:
-                if transaction.first >= branches:  # a new set was sent and has ended already
-                    self.finish(transaction)
-                else:
-                    self._relay_winner(transaction, winner)
-            self.layer.unbusy(transaction, self.core.now())
-            self.layer.compact(transaction)
-            self.arm()
-
-        self.core.run_route(route, view, done)
+    def _failure_route_ended(
+        self, transaction: Transaction, winner: Branch, branches: int, run: Run, result: int
+    ) -> None:
+        transaction.in_failure = False
+        transaction.flags = run.msg_flags
+        if not transaction.answered and not transaction.pending:
+            if transaction.first >= branches:  # a new set was sent and has ended already
+                self.finish(transaction)
+            else:
+                self._relay_winner(transaction, winner)
+        self.layer.unbusy(transaction, self.core.now())
+        self.layer.compact(transaction)
+        self.arm()
 
     def _status_of(self, transaction: Transaction, winner: Branch) -> int:
         """What the caller hears of a failure: who cancelled a call that nobody answered gets 487."""
