@@ -128,6 +128,9 @@ class RadiusClient(AaaClient):
             raise AaaError(f"the dictionary has no value {name} of {attribute}")
         return found
 
+    def fitted(self, attributes: Attributes) -> tuple[Attributes, list[str]]:
+        return packet.fitted(self._dictionary, attributes)
+
     async def authenticate(self, attributes: Attributes) -> AaaReply:
         def build(server: ServerConfig, number: int) -> tuple[bytes, bytes]:
             authenticator = secrets.token_bytes(16)

@@ -25,6 +25,7 @@ USER_PASSWORD: Final = 2
 VENDOR_SPECIFIC: Final = 26
 MESSAGE_AUTHENTICATOR: Final = 80
 DIGEST_ATTRIBUTES: Final = 207
+TEXTS: Final = ("string", "text")
 NUMBERS: Final = {"integer": 4, "date": 4, "time_delta": 4, "short": 2, "byte": 1, "integer64": 8, "signed": 4}
 
 
@@ -62,6 +63,28 @@ def _hidden(password: bytes, secret: bytes, authenticator: bytes) -> bytes:
     return result
 
 
+def fitted(dictionary: Dictionary, attributes: Attributes) -> tuple[list[tuple[str, AaaValue]], list[str]]:
+    """The attributes with long texts cut, without those of unfit values; the names of both."""
+    kept: list[tuple[str, AaaValue]] = []
+    changed: list[str] = []
+    for name, value in attributes:
+        found = dictionary.attribute(name)
+        try:
+            if found is None:
+                raise AaaError(f"the dictionary has no attribute {name}")
+            data = _octets(found, value)
+        except AaaError:
+            changed.append(name)
+            continue
+        limit = MAX_VALUE - 6 if found.vendor else MAX_VALUE
+        if len(data) > limit:
+            changed.append(name)
+            # No half character is left at the end.
+            value = data[:limit].decode("utf-8", "ignore") if found.kind in TEXTS else data[:limit]
+        kept.append((name, value))
+    return kept, changed
+
+
 def encode(dictionary: Dictionary, attributes: Attributes, secret: bytes, authenticator: bytes) -> bytes:
     """The attributes of a request. Raises AaaError for unknown ones and for values that do not fit."""
     parts = []
@@ -70,6 +93,8 @@ def encode(dictionary: Dictionary, attributes: Attributes, secret: bytes, authen
         if found is None:
             raise AaaError(f"the dictionary has no attribute {name}")
         data = _octets(found, value)
+        if not data and found.number != USER_PASSWORD:
+            continue  # RFC 2865 §5: what is empty is left out
         if found.vendor:
             inner = _item(found.number, data, name, MAX_VALUE - 6)
             parts.append(_item(VENDOR_SPECIFIC, struct.pack("!I", found.vendor) + inner, name))
@@ -156,4 +181,4 @@ def _value(kind: str, data: bytes) -> AaaValue:
         return int.from_bytes(data, "big", signed=kind == "signed")
     if kind in ("ipaddr", "ipv6addr") and len(data) in (4, 16):
         return str(ipaddress.ip_address(data))
-    return data.decode("utf-8", "surrogateescape") if kind in ("string", "text") else data
+    return data.decode("utf-8", "surrogateescape") if kind in TEXTS else data

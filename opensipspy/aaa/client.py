@@ -48,6 +48,13 @@ class AaaClient(ABC):
     def value(self, attribute: str, name: str) -> int:
         """The number of a named value of an attribute; raises AaaError."""
 
+    def fitted(self, attributes: Attributes) -> tuple[Attributes, list[str]]:
+        """What of them a packet can hold, and the names of those that were cut or left out for that.
+
+        For records: a peer's overlong text must not cost the whole of it. Questions are never cut.
+        """
+        return attributes, []
+
     @abstractmethod
     async def authenticate(self, attributes: Attributes) -> AaaReply:
         """Ask whether something is granted. Raises AaaError."""

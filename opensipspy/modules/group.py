@@ -1,12 +1,13 @@
-"""Groups that users are in: by name from a table asked for each time, and by expressions that are kept in memory."""
+"""Groups that users are in: by name from a table or AAA servers asked each time, by expressions kept in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Final
 
+from opensipspy.aaa import AaaClient, AaaError, open_client, sip_avps
 from opensipspy.db import Column, Condition, DbValue, Index, Table, auto_id
-from opensipspy.module import Module, Param, Wants, WritableVar, script_function
+from opensipspy.module import Module, Param, ParamError, Wants, WritableVar, script_function
 from opensipspy.module.table_cache import TableCache, cell_int, cell_text, open_database
 from opensipspy.module.table_query import LONGEST_URI, TableQuery, request_of, uri_of
 from opensipspy.modules.auth.api import AuthApi
@@ -39,6 +40,9 @@ EXPRESSION_TABLE: Final = Table(
 )
 NO_DATABASE: Final = -5
 NOT_A_MEMBER: Final = -6
+NO_CREDENTIALS: Final = -4
+NOT_GRANTED: Final = -12
+AAA_ATTRIBUTES: Final = ("User-Name", "Sip-Group", "Service-Type", "Acct-Session-Id")
 ROUTES: Final = REQUEST | FAILURE | BRANCH | LOCAL
 
 Expressions = list[tuple[Pattern, int]]
@@ -67,11 +71,18 @@ class Group(Module):
     re_exp_column = Param(str, "reg_exp", "Column of the expression over sip:user@domain.")
     re_gid_column = Param(str, "group_id", "Column of the group's number.")
     multiple_gid = Param(int, 1, "0: only the first group that fits is told.")
+    aaa_url = Param(str, None, "The AAA servers for aaa_is_user_in(), radius:FILE.")
 
     async def start(self) -> None:
+        self._query: TableQuery | None = None
+        self._expressions: TableCache[Expressions] | None = None
+        self._aaa: AaaClient | None = None
+        if self.aaa_url:
+            await self._open_aaa(self.aaa_url)
+        if self.aaa_url and not self.db_url and not self._default_url:
+            return
         database = open_database(self, self.db_url)
         self._query = TableQuery(database, GROUP_TABLE.version or 0)
-        self._expressions: TableCache[Expressions] | None = None
         if self.re_table:
             self._expressions = TableCache(
                 self.core,
@@ -86,6 +97,19 @@ class Group(Module):
                 key=False,
             )
             await self._expressions.start()
+
+    @property
+    def _default_url(self) -> str | None:
+        """The database that modules use when they name none."""
+        return getattr(self.core.globals, "db_default_url", None)
+
+    async def _open_aaa(self, url: str) -> None:
+        try:
+            self._aaa = await open_client(self.core, url)
+            self._aaa.check(AAA_ATTRIBUTES)
+            self._service = self._aaa.value("Service-Type", "Group-Check")
+        except AaaError as error:
+            raise ParamError(self.name, "aaa_url", str(error)) from error
 
     async def stop(self) -> None:
         if self._expressions is not None:
@@ -128,6 +152,9 @@ class Group(Module):
         uri: a URI, or Request-URI, To, From or Credentials. Returns 1, -1 there is no user, -5 the database does not
         answer, -6 the user is not in the group.
         """
+        if self._query is None:
+            self.core.log.error("group: db_is_user_in() needs the parameter db_url")
+            return NO_DATABASE
         who = self._user(run, uri)
         if who is None:
             return -1
@@ -165,3 +192,37 @@ class Group(Module):
             if not self.multiple_gid:
                 break
         return found or -1
+
+    @script_function(routes=ROUTES)
+    async def aaa_is_user_in(self, run: Run, uri: str, group: str) -> int:
+        """Ask the AAA servers whether the user of a URI is in a group.
+
+        uri: as in db_is_user_in(). Returns 1, -1 there is no user or no group, -4 no credentials were authorized,
+        -12 the user is not in the group, or no server answers.
+        """
+        if self._aaa is None:
+            self.core.log.error("group: aaa_is_user_in() needs the parameter aaa_url")
+            return NOT_GRANTED
+        who = self._user(run, uri)
+        if who is None:
+            return NO_CREDENTIALS if (uri or "").lower() == "credentials" else -1
+        if not group:
+            return -1
+        try:
+            reply = await self._aaa.authenticate(
+                [
+                    ("User-Name", f"{who[0]}@{who[1]}" if self.use_domain else who[0]),
+                    ("Sip-Group", group),
+                    ("Service-Type", self._service),
+                    ("Acct-Session-Id", run.msg.call_id),
+                ]
+            )
+        except AaaError as error:
+            if not error.transient:
+                self.core.log.error("group: %s", error)
+            return NOT_GRANTED
+        if not reply.accepted:
+            return NOT_GRANTED
+        for name, value in sip_avps(reply):
+            run.avps.setdefault(name, []).append(value)
+        return 1

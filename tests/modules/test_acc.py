@@ -245,7 +245,7 @@ def test_dropping(lines: Lines) -> None:
     ("args", "words"),
     [
         (("paper",), "paper"),
-        (("aaa",), "aaa"),
+        (("aaa",), "aaa_url"),
         (("db",), "db_url"),
         (("log", "cdr"), "dialog"),
         (("log", "late"), "late"),

@@ -1,10 +1,11 @@
-"""Accounting: one record for every transaction that a script marks, to the log, a database, or the event interface.
+"""Accounting: a record for every transaction that a script marks: to the log, a database, AAA servers, or as an event.
 
 do_accounting() only marks. The record is made when the transaction tells that its final response went upstream, once;
 a missed call when all destinations of an INVITE have failed, before the failure route can try others. Records for the
 database go through its write-behind queue, which is retried while the database is away; what cannot even be queued
 is written to the log in full, as an alarm, so that no record vanishes without a trace: the statistic `lost_records`
 counts them, and the status report of the group `acc` (E_CORE_SR_STATUS_CHANGED) tells when it begins and when it ends.
+So do records for AAA servers, which wait while none of them answers, up to 50,000.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Final
 
+from opensipspy.aaa import AaaError, open_client
 from opensipspy.db import Column, Database, DatabaseError, DbValue, Index, Insert, Table, auto_id
 from opensipspy.module import Event, Fixup, Module, Param, ParamError, Requires, Stat, Wants, script_function, variable
 from opensipspy.modules.rr.api import RrApi
@@ -24,6 +26,7 @@ from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, REQUEST
 from opensipspy.script.run import Run, Value
 from opensipspy.sip import M_ACK, M_CANCEL, M_INVITE, Message
 
+from .aaa import FIXED, Reports
 from .fields import BACKENDS, MAX_LEGS, Context, Fields
 from .record import ANSWERED, MISSED, Record, first_line, split_comment
 from .record import REQUEST as REQUEST_RECORD
@@ -31,11 +34,11 @@ from .record import REQUEST as REQUEST_RECORD
 CONTEXT: Final = "acc"
 """Key in `run.ctx`; the value is a `Context`."""
 ROUTES: Final = REQUEST | FAILURE | BRANCH | LOCAL
-LOG, DB, EVI = (1 << place for place in range(len(BACKENDS)))
+LOG, DB, EVI, AAA = (1 << place for place in range(len(BACKENDS)))
 STATUS_GROUP: Final = "acc"
 STATUS_READY: Final = 1
 STATUS_LOSING: Final = -1
-ALL_BACKENDS: Final = LOG | DB | EVI
+ALL_BACKENDS: Final = LOG | DB | EVI | AAA
 FLAGS: Final = {"missed": 1, "failed": 2}
 SIZES: Final = {"method": 16, "from_tag": 64, "to_tag": 64, "callid": 64, "sip_code": 3, "sip_reason": 32}
 FACILITIES: Final = frozenset(
@@ -103,6 +106,8 @@ class Acc(Module):
     )
     log_level = Param(int, 2, "Level of records in the log.")
     log_facility = Param(str, "LOG_DAEMON", "Syslog facility of records.")
+    aaa_url = Param(str, None, "The AAA servers, radius:FILE; without it nothing goes to any.")
+    service_type = Param(int, -1, "Service-Type of records; -1: the dictionary's Sip-Session.")
     db_url = Param(str, None, "URL of the database; without it nothing goes to a database.")
     db_table_acc = Param(str, "acc", "Table of transactions.")
     db_table_missed_calls = Param(str, "missed_calls", "Table of missed calls.")
@@ -114,9 +119,13 @@ class Acc(Module):
     acc_sip_reason_column = Param(str, "sip_reason", "Column of the reason phrase.")
     acc_time_column = Param(str, "time", "Column of the time of the record.")
 
-    lost_records = Stat("Rows that the database's full queue did not take; the log has them.", no_reset=True)
+    lost_records = Stat(
+        "Rows that the database's full queue and records that AAA servers did not take; the log has them.",
+        no_reset=True,
+    )
     refused_writes = Stat("Writes that the database of the records refused for good.", computed="refused")
     queued_writes = Stat("Writes that the database of the records does not have yet.", computed="waiting")
+    queued_reports = Stat("Records that the AAA servers do not have yet.", computed="unfinished")
 
     answered_event = Event("E_ACC_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info"))
     missed_event = Event(
@@ -127,6 +136,7 @@ class Acc(Module):
         self._extra = Fields()
         self._legs = Fields()
         self._db: Database | None = None
+        self._reports: Reports | None = None
         self._rr: RrApi | None = None
         self._alarmed = False
         super().__init__(**params)
@@ -155,22 +165,39 @@ class Acc(Module):
             self._rr = self.core.api("rr", RrApi)  # type: ignore[type-abstract]
         if self.db_url:
             self._db = self.core.database(self.db_url)
+        if self.aaa_url:
+            try:
+                client = await open_client(self.core, self.aaa_url)
+                client.check(
+                    (*FIXED, *(name for fields in (self._extra, self._legs) for _, name in fields.names["aaa"]))
+                )
+                self._reports = Reports(self.core, client, self.service_type, self._not_reported)
+            except AaaError as error:
+                raise ParamError(self.name, "aaa_url", str(error)) from error
+        elif self._extra.names["aaa"] or self._legs.names["aaa"]:
+            raise ParamError(self.name, "aaa_url", "is needed for extra_fields and leg_fields of aaa")
 
     async def stop(self) -> None:
-        """Write what is queued; tell how many records the database never took."""
-        if self._db is None:
-            return
-        try:
-            await self._db.flush()
-        except DatabaseError as error:
-            self.core.log.critical("acc: the database did not take the last writes (%d): %s", self._db.queued, error)
+        """Write what is queued; tell how many records nobody took."""
+        if self._reports is not None:
+            await self._reports.stop()
+        if self._db is not None:
+            try:
+                await self._db.flush()
+            except DatabaseError as error:
+                self.core.log.critical(
+                    "acc: the database did not take the last writes (%d): %s", self._db.queued, error
+                )
         if self.lost_records.read():
-            self.core.log.critical("acc: %d records went to the log instead of the database", self.lost_records.read())
+            self.core.log.critical("acc: %d records went to the log only", self.lost_records.read())
         if self.refused():
             self.core.log.critical("acc: the database refused %d writes, as the log told", self.refused())
 
     def waiting(self) -> int:
         return self._db.queued if self._db is not None else 0
+
+    def unfinished(self) -> int:
+        return self._reports.waiting if self._reports is not None else 0
 
     def refused(self) -> int:
         return self._db.lost_writes if self._db is not None else 0
@@ -178,16 +205,16 @@ class Acc(Module):
     # --- marking
 
     def backends(self, text: str) -> int:
-        """A "log|db|evi" argument as a mask, read at load."""
+        """A "log|db|evi|aaa" argument as a mask, read at load."""
         mask = 0
         for word in text.split("|"):
             word = word.strip().lower()
-            if word == "aaa":
-                raise ValueError("aaa accounting is not available")
             if word not in BACKENDS:
                 raise ValueError(f'"{word}" is no accounting back-end: those are {", ".join(BACKENDS)}')
             if word == "db" and not self.db_url:
                 raise ValueError("db accounting needs the parameter db_url of acc")
+            if word == "aaa" and not self.aaa_url:
+                raise ValueError("aaa accounting needs the parameter aaa_url of acc")
             mask |= 1 << BACKENDS.index(word)
         return mask
 
@@ -214,8 +241,8 @@ class Acc(Module):
     ) -> int:
         """Mark the transaction for accounting; calls add up.
 
-        type: "log|db|evi". flags: "missed" also records calls that were missed, "failed" also responses from 300 on.
-        table: of the database, instead of db_table_acc.
+        type: "log|db|evi|aaa". flags: "missed" also records calls that were missed, "failed" also responses from 300
+        on. table: of the database, instead of db_table_acc.
         """
         if run.msg.method_id & M_ACK or (run.msg.method_id & M_CANCEL and not self.report_cancels):
             return 1
@@ -278,6 +305,14 @@ class Acc(Module):
             self.core.log.error("acc: acc_db_request needs the parameter db_url")
             return -1
         return 1 if self._insert(self._request_record(run, comment), table, missed=False) else -1
+
+    @script_function(routes=ROUTES)
+    def acc_aaa_request(self, run: Run, comment: str) -> int:
+        """Give a record about the request to the AAA servers now. -1 without any, and when too many records wait."""
+        if self._reports is None:
+            self.core.log.error("acc: acc_aaa_request needs the parameter aaa_url")
+            return -1
+        return 1 if self._report(self._request_record(run, comment)) else -1
 
     @script_function(routes=ROUTES)
     def acc_evi_request(self, run: Run, comment: str) -> int:
@@ -371,6 +406,8 @@ class Acc(Module):
                 self._insert(record, self.db_table_missed_calls, missed=True)
             if wanted & EVI:
                 self._raise(record, missed=True)
+            if wanted & AAA:
+                self._report(record)
 
     def _write(self, wanted: int, record: Record, table: str) -> None:
         if wanted & LOG:
@@ -379,6 +416,8 @@ class Acc(Module):
             self._insert(record, table or self.db_table_acc, missed=False)
         if wanted & EVI:
             self._raise(record, missed=int(record.sip_code) >= 300)
+        if wanted & AAA:
+            self._report(record)
 
     # --- records
 
@@ -415,6 +454,7 @@ class Acc(Module):
             context.created if context is not None else now,
             dict(context.extra) if context is not None else {},
             [dict(leg) for leg in context.legs] if context is not None and self._legs.tags else [{}],
+            bool(msg.to_tag),
         )
 
     def _log(self, record: Record) -> None:
@@ -431,19 +471,38 @@ class Acc(Module):
         try:
             self._db.write_later(*rows)
         except DatabaseError as error:
-            self.lost_records.inc(len(rows))
-            self._alarmed = True
-            self.core.status.set_status(
-                STATUS_GROUP, STATUS_LOSING, f"{self.lost_records.read()} records are in the log only: {error}"
-            )
-            line = record.line(self._extra.names["db"], self._legs.names["db"])
-            alarm = {"script": True, "facility": self.log_facility}
-            self.core.log.critical("acc: not in table %s: %s: %s", table, error, line, extra=alarm)
+            self._lose(record, "db", len(rows), f"not in table {table}: {error}")
             return False
+        self._take_again()
+        return True
+
+    def _report(self, record: Record) -> bool:
+        """Hand a record to the AAA servers, all legs in it. False when it is lost: then the log has it."""
+        if self._reports is None:
+            return False
+        more = [(name, record.extra.get(tag)) for tag, name in self._extra.names["aaa"]]
+        more += [(name, leg.get(tag)) for leg in record.legs for tag, name in self._legs.names["aaa"]]
+        if not self._reports.send(record, more):
+            return False
+        self._take_again()
+        return True
+
+    def _not_reported(self, record: Record, why: str) -> None:
+        self._lose(record, "aaa", 1, f"not with the AAA servers: {why}")
+
+    def _lose(self, record: Record, backend: str, count: int, why: str) -> None:
+        self.lost_records.inc(count)
+        self._alarmed = True
+        details = f"{self.lost_records.read()} records are in the log only: {why}"
+        self.core.status.set_status(STATUS_GROUP, STATUS_LOSING, details)
+        line = record.line(self._extra.names[backend], self._legs.names[backend])
+        alarm = {"script": True, "facility": self.log_facility}
+        self.core.log.critical("acc: %s: %s", why, line, extra=alarm)
+
+    def _take_again(self) -> None:
         if self._alarmed:
             self._alarmed = False
-            self.core.status.set_status(STATUS_GROUP, STATUS_READY, "the database's queue takes records again")
-        return True
+            self.core.status.set_status(STATUS_GROUP, STATUS_READY, "records are taken again")
 
     def _rows(self, record: Record, missed: bool) -> Iterable[dict[str, DbValue]]:
         row: dict[str, DbValue] = {

@@ -6,7 +6,7 @@ from typing import Final
 
 from opensipspy.script.run import Value
 
-BACKENDS: Final = ("log", "db", "evi")
+BACKENDS: Final = ("log", "db", "evi", "aaa")
 MAX_LEGS: Final = 64
 
 

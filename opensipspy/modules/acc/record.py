@@ -13,13 +13,14 @@ REQUEST: Final = "request accounted"
 
 
 class Record:
-    """The fixed fields of one record. time, created: seconds since 1970."""
+    """The fixed fields of one record. time, created: seconds since 1970. in_dialog: the request had a To tag."""
 
     __slots__ = (
         "callid",
         "created",
         "extra",
         "from_tag",
+        "in_dialog",
         "kind",
         "legs",
         "method",
@@ -42,6 +43,7 @@ class Record:
         created: float,
         extra: dict[str, Value],
         legs: list[dict[str, Value]],
+        in_dialog: bool = False,
     ) -> None:
         self.kind = kind
         self.method = method
@@ -54,6 +56,7 @@ class Record:
         self.created = created
         self.extra = extra
         self.legs = legs
+        self.in_dialog = in_dialog
 
     @property
     def setuptime(self) -> int:
