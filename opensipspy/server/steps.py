@@ -78,6 +78,7 @@ class Steps:
         self.alias_profiles = False
         self.forward_strays = True
         self.limits: sip.Limits = sip.DEFAULT_LIMITS
+        self._memo = sip.Memo()
         self.slow_after_s = 0.0
         # While the server stops: what would begin something new is left to whoever takes over.
         self.draining = False
@@ -96,7 +97,7 @@ class Steps:
         started = self._core.now() if self.slow_after_s else 0.0
         try:
             try:
-                msg = sip.parse_message(data, source, socket, self.limits)
+                msg = sip.parse_message(data, source, socket, self.limits, self._memo)
                 if msg.is_request:
                     sip.validate_request(msg)
                 else:

@@ -47,6 +47,7 @@ from opensipspy.sip.framing import (
     PONG,
     StreamFramer,
 )
+from opensipspy.sip.memo import Memo
 from opensipspy.sip.message import (
     ABSENT,
     Header,
@@ -286,6 +287,7 @@ __all__ = [
     "Edits",
     "Header",
     "Limits",
+    "Memo",
     "Message",
     "NameAddr",
     "Note",

@@ -16,6 +16,7 @@ from typing import Final
 from opensipspy.sip.digest import Credentials, parse_credentials
 from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
+from opensipspy.sip.memo import Memo
 from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in
 from opensipspy.sip.tables import (
     COMPACT_NAMES,
@@ -37,6 +38,7 @@ from opensipspy.sip.tables import (
     M_ACK,
     M_OTHER,
     METHOD_IDS,
+    SMALL_NUMBERS,
     SPELLINGS,
     header_kind,
 )
@@ -46,6 +48,7 @@ from opensipspy.sip.via import Via, broken_via_in, via_in, vias_in
 
 ABSENT: Final = -1
 _UNREAD: Final = -2
+_SPACE: Final = 32
 _HIGHEST_CSEQ: Final = 2147483647
 _HIGHEST_32: Final = 4294967295
 
@@ -76,6 +79,9 @@ class Header:
 
 # Places that are not known yet, of messages that are not read or were told to forget.
 _NO_PLACES: Final[list[int]] = []
+# Kinds up to this one have the place of their first header in a list of their own: what nearly every message is asked.
+_LAST_INDEXED: Final = H_CONTENT_TYPE
+_NOT_FOUND: Final = (ABSENT,) * (_LAST_INDEXED + 1)
 
 
 class Message:
@@ -95,6 +101,7 @@ class Message:
         "_cseq_method",
         "_cseq_number",
         "_expires",
+        "_firsts",
         "_flat",
         "_from",
         "_headers",
@@ -102,6 +109,7 @@ class Message:
         "_max_forwards",
         "_paths",
         "_record_routes",
+        "_repeated",
         "_routes",
         "_starts",
         "_to",
@@ -116,6 +124,7 @@ class Message:
         "head",
         "is_request",
         "limits",
+        "memo",
         "method",
         "method_id",
         "reason",
@@ -130,12 +139,15 @@ class Message:
         "via_text",
     )
 
-    def __init__(self, head: str, body: bytes, source: Peer, socket: Socket, limits: Limits) -> None:
+    def __init__(
+        self, head: str, body: bytes, source: Peer, socket: Socket, limits: Limits, memo: Memo | None = None
+    ) -> None:
         self.head: str = head
         self.body: bytes = body
         self.source: Peer = source
         self.socket: Socket = socket
         self.limits: Limits = limits
+        self.memo: Memo | None = memo
         self.is_request: bool = True
         self.method: str = ""
         self.method_id: int = M_OTHER
@@ -152,8 +164,11 @@ class Message:
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
         # Headers in order: kinds (below 256), where values begin behind the colon, starts with one more at the end of
-        # the head. The lists are replaced, never changed.
+        # the head. The lists are replaced, never changed. By kind, up to _LAST_INDEXED: the first header, and a bit
+        # for those that came more than once.
         self._kinds: bytes = b""
+        self._firsts: list[int] = _NO_PLACES
+        self._repeated: int = 0
         self._values: list[int] = _NO_PLACES
         self._starts: list[int] = _NO_PLACES
         self._headers: list[Header | None] | None = None
@@ -215,6 +230,14 @@ class Message:
             _read_headers(self)
         return self._starts
 
+    def _index(self, kind: int) -> int:
+        """The first header of a kind, ABSENT for none."""
+        if kind <= _LAST_INDEXED:
+            firsts = self._firsts
+            return firsts[kind] if firsts else ABSENT
+        kinds = self._kinds
+        return kinds.index(kind) if kind in kinds else ABSENT
+
     def _value_range(self, index: int) -> tuple[int, int]:
         starts = self._starts
         if not starts:
@@ -222,10 +245,10 @@ class Message:
         head = self._flat
         start = self._values[index]
         end = starts[index + 1] - 2
-        if start + 1 < end and head[start] == " ":
+        if start + 1 < end and ord(head[start]) == _SPACE:
             start += 1
             # One space and then the value is how nearly everybody writes it.
-            if head[start] > " " and head[end - 1] > " ":
+            if ord(head[start]) > _SPACE and ord(head[end - 1]) > _SPACE:
                 return start, end
         while start < end and head[start] in SPACES:
             start += 1
@@ -236,7 +259,7 @@ class Message:
     def _text(self, start: int, end: int) -> str:
         """A value with each fold (CRLF and white space) turned into one space."""
         text = self.head[start:end]
-        if "\r\n" in text:
+        if self._flat is not self.head and "\r\n" in text:
             text = " ".join([line.strip(SPACES) for line in text.split("\r\n")])
         return text
 
@@ -276,15 +299,26 @@ class Message:
         """True when a header of the kind is there."""
         return kind in self._kinds
 
+    @property
+    def has_all_mandatory(self) -> bool:
+        """True when From, To, Call-ID and CSeq are there."""
+        firsts = self._firsts
+        return (
+            bool(firsts)
+            and firsts[H_FROM] >= 0
+            and firsts[H_TO] >= 0
+            and firsts[H_CALL_ID] >= 0
+            and firsts[H_CSEQ] >= 0
+        )
+
     def count(self, kind: int) -> int:
         """How many header fields of the kind there are; the elements of one comma list count once."""
         return self._kinds.count(kind)
 
     def first(self, kind: int) -> Header | None:
         """The first header of a kind."""
-        if kind not in self._kinds:
-            return None
-        return self._header(self._kinds.index(kind))
+        index = self._index(kind)
+        return self._header(index) if index >= 0 else None
 
     def all(self, kind: int) -> list[Header]:
         """Every header of a kind, in order."""
@@ -308,20 +342,22 @@ class Message:
 
     def value(self, kind: int) -> str:
         """The value of the first header of a kind, "" when there is none."""
-        if kind not in self._kinds:
+        index = self._index(kind)
+        if index < 0:
             return ""
-        start, end = self._value_range(self._kinds.index(kind))
+        start, end = self._value_range(index)
         return self._text(start, end)
 
     def value_place(self, kind: int) -> tuple[int, int]:
         """Where the value of the first header of a kind starts and ends in the head; (-1, -1) when there is none."""
-        if kind not in self._kinds:
-            return -1, -1
-        return self._value_range(self._kinds.index(kind))
+        index = self._index(kind)
+        return self._value_range(index) if index >= 0 else (-1, -1)
 
     def top_via_cut(self) -> tuple[int, int]:
         """The range to leave out for the top Via to be gone: the header, or its first element and the comma."""
-        index = self._kinds.index(H_VIA)
+        index = self._index(H_VIA)
+        if index < 0:
+            raise ParseError("no Via", 0, DROP)
         start, end = self._value_range(index)
         comma = find_unquoted(self._flat, ",", start, end)
         if comma < 0:
@@ -337,7 +373,11 @@ class Message:
         """The received Request-URI taken apart."""
         found = self._uri
         if found is None:
-            found = parse_uri(self.ruri, self.ruri_start)
+            memo = self.memo
+            if memo is None:
+                found = parse_uri(self.ruri, self.ruri_start)
+            else:
+                found = memo.uris.parse(self.ruri, self.ruri_start)
             self._uri = found
         return found
 
@@ -346,11 +386,12 @@ class Message:
         """The topmost Via element. ParseError with status DROP when there is none: nothing can be answered."""
         found = self._via
         if found is None:
-            if H_VIA not in self._kinds:
+            index = self._index(H_VIA)
+            if index < 0:
                 raise ParseError("no Via", 0, DROP)
-            start, end = self._value_range(self._kinds.index(H_VIA))
+            start, end = self._value_range(index)
             comma = find_unquoted(self._flat, ",", start, end)
-            found = via_in(self._flat, start, end if comma < 0 else comma)
+            found = via_in(self._flat, start, end if comma < 0 else comma, self.memo)
             self._via = found
         return found
 
@@ -368,9 +409,10 @@ class Message:
         return found
 
     def _address(self, kind: int, what: str) -> NameAddr:
-        if kind not in self._kinds:
+        index = self._index(kind)
+        if index < 0:
             raise ParseError("no " + what)
-        start, end = self._value_range(self._kinds.index(kind))
+        start, end = self._value_range(index)
         return name_addr_in(self._flat, start, end)
 
     @property
@@ -411,14 +453,22 @@ class Message:
         return found
 
     def _read_cseq(self) -> None:
-        if H_CSEQ not in self._kinds:
+        index = self._index(H_CSEQ)
+        if index < 0:
             raise ParseError("no CSeq")
-        start, end = self._value_range(self._kinds.index(H_CSEQ))
-        parts = self._flat[start:end].split()
-        if len(parts) != 2 or (parts[1] not in METHOD_IDS and not is_token(parts[1])):
-            raise ParseError("CSeq is not a number and a method", start)
-        self._cseq_method = parts[1]
-        self._cseq_number = number(parts[0], _HIGHEST_CSEQ, "CSeq", start)
+        start, end = self._value_range(index)
+        text = self._flat
+        space = text.find(" ", start, end)
+        digits = text[start:space] if space > 0 else ""
+        method = text[space + 1 : end]
+        if not digits.isdigit() or (method != self.method and method not in METHOD_IDS):
+            # More white space, or a method of its own.
+            parts = text[start:end].split()
+            if len(parts) != 2 or (parts[1] not in METHOD_IDS and not is_token(parts[1])):
+                raise ParseError("CSeq is not a number and a method", start)
+            digits, method = parts[0], parts[1]
+        self._cseq_method = method
+        self._cseq_number = number(digits, _HIGHEST_CSEQ, "CSeq", start)
 
     @property
     def cseq_number(self) -> int:
@@ -454,7 +504,7 @@ class Message:
                     stars += 1
         if stars:
             if self.count(H_CONTACT) > 1:
-                raise ParseError("Contact: * beside another Contact", self._starts[self._kinds.index(H_CONTACT)])
+                raise ParseError("Contact: * beside another Contact", self._starts[self._index(H_CONTACT)])
             self._contact_star = True
             found: list[NameAddr] = []
         else:
@@ -503,10 +553,13 @@ class Message:
         return found
 
     def _number(self, kind: int, highest: int) -> int:
-        if kind not in self._kinds:
+        index = self._index(kind)
+        if index < 0:
             return ABSENT
-        start, end = self._value_range(self._kinds.index(kind))
-        return number(self._flat[start:end], highest, HEADER_NAMES[kind], start)
+        start, end = self._value_range(index)
+        text = self._flat[start:end]
+        usual = SMALL_NUMBERS.get(text)
+        return number(text, highest, HEADER_NAMES[kind], start) if usual is None else usual
 
     @property
     def max_forwards(self) -> int:
@@ -523,7 +576,7 @@ class Message:
             if not text:
                 self._expires = ABSENT
             elif not text.isascii() or not text.isdigit():
-                raise ParseError("Expires is not a number", self._value_range(self._kinds.index(H_EXPIRES))[0])
+                raise ParseError("Expires is not a number", self.value_place(H_EXPIRES)[0])
             else:
                 digits = text.lstrip("0") or "0"
                 self._expires = _HIGHEST_32 if len(digits) > 10 else min(int(digits), _HIGHEST_32)
@@ -553,13 +606,16 @@ class Message:
         return found
 
 
-def parse_message(data: bytes, source: Peer, socket: Socket, limits: Limits = DEFAULT_LIMITS) -> Message:
+def parse_message(
+    data: bytes, source: Peer, socket: Socket, limits: Limits = DEFAULT_LIMITS, memo: Memo | None = None
+) -> Message:
     """Bytes of one datagram, or of one message cut from a stream, to a Message.
 
-    Raises ParseError only: its status is DROP when no reply can be made, else `.message` holds what was understood.
+    memo: what is remembered of earlier messages, for texts that come again. Raises ParseError only: its status is DROP
+    when no reply can be made, else `.message` holds what was understood.
     """
     begin = 0
-    if data[:2] == b"\r\n":
+    if data.startswith(b"\r\n"):
         # RFC 3261 §7.5: empty lines before the start line are ignored.
         begin = len(data) - len(data.lstrip(b"\r\n"))
     end = data.find(b"\r\n\r\n", begin)
@@ -576,7 +632,7 @@ def parse_message(data: bytes, source: Peer, socket: Socket, limits: Limits = DE
     else:
         head = data[begin:end].decode("utf-8", "surrogateescape") + "\r\n"
         body = b""
-    msg = Message(head, body, source, socket, limits)
+    msg = Message(head, body, source, socket, limits, memo)
     msg.data_len = len(data)
     try:
         _read_start_line(msg)
@@ -598,10 +654,20 @@ def _read_start_line(msg: Message) -> None:
     end = head.find("\r\n")
     msg.first_line_end = end + 2
     line = head[:end]
-    if line.startswith("SIP/") or line[:4].upper() == "SIP/":
+    parts = line.split(" ")
+    if len(parts) == 3:
+        known = METHOD_IDS.get(parts[0], 0)
+        if known and parts[2] == "SIP/2.0" and parts[1]:
+            msg.method = parts[0]
+            msg.method_id = known
+            msg.ruri = parts[1]
+            msg.version = parts[2]
+            msg.ruri_start = len(parts[0]) + 1
+            msg.ruri_end = end - 8
+            return
+    if line[:4].upper() == "SIP/":
         _read_status_line(msg, line)
         return
-    parts = line.split(" ")
     if len(parts) == 3:
         msg.method = parts[0]
         msg.ruri = parts[1]
@@ -649,26 +715,41 @@ def _read_status_line(msg: Message, line: str) -> None:
 def _read_headers(msg: Message) -> None:
     """Find every header: its kind and where it starts."""
     head = msg.head
+    try:
+        if _read_lines(msg, head.splitlines()):
+            return
+    except ParseError:
+        pass  # judged below, by lines that only CRLF ends
     lines = head.split("\r\n")
+    lines.pop()
+    if len(lines) > 4 * msg.limits.headers + 1:
+        raise ParseError("more header lines than the limit", msg.first_line_end, DROP)
+    # Each CRLF was cut at; any other CR or LF would be a line end for a sloppier reader downstream.
+    if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+        _find_stray(head)
+    _read_lines(msg, lines)
+
+
+def _read_lines(msg: Message, lines: list[str]) -> bool:
+    """Note the headers in the lines of a head. False, and nothing noted, when something but CRLF ended one of them."""
     kinds: list[int] = []
     values: list[int] = []
     starts: list[int] = []
-    position = msg.first_line_end
+    firsts = list(_NOT_FOUND)
+    repeated = 0
+    position = len(lines[0]) + 2
     folded = False
-    last = len(lines) - 1
-    if last - 1 > msg.limits.headers and last - 1 > 4 * msg.limits.headers:
+    count = 0
+    if len(lines) > 4 * msg.limits.headers + 1:
         raise ParseError("more header lines than the limit", position, DROP)
-    # Each CRLF was cut at; any other CR or LF would be a line end for a sloppier reader downstream.
-    if head.count("\n") != last or head.count("\r") != last:
-        _find_stray(head)
     spellings = SPELLINGS
-    for i in range(1, last):
+    for i in range(1, len(lines)):
         line = lines[i]
         colon = line.find(":")
         kind = spellings.get(line[:colon], ABSENT) if colon > 0 else ABSENT
         if kind < 0:
             if line[:1] == " " or line[:1] == "\t":
-                if not kinds:
+                if not count:
                     raise ParseError("folded line before the first header", position)
                 folded = True
                 position += len(line) + 2
@@ -677,15 +758,27 @@ def _read_headers(msg: Message) -> None:
         kinds.append(kind)
         starts.append(position)
         values.append(position + colon + 1)
+        if kind <= _LAST_INDEXED:
+            if firsts[kind] < 0:
+                firsts[kind] = count
+            else:
+                repeated |= 1 << kind
+        count += 1
         position += len(line) + 2
-    if len(kinds) > msg.limits.headers:
+    if count > msg.limits.headers:
         raise ParseError("more headers than the limit", position, DROP)
+    head = msg.head
+    if position != len(head):
+        return False
     starts.append(position)
     msg._kinds = bytes(kinds)
     msg._values = values
     msg._starts = starts
+    msg._firsts = firsts
+    msg._repeated = repeated
     if folded:
         msg._flat = head.replace("\r\n ", "   ").replace("\r\n\t", "   ")
+    return True
 
 
 def _find_stray(head: str) -> None:
@@ -711,10 +804,9 @@ def _odd_name(line: str, colon: int, position: int) -> int:
 
 def _read_body(msg: Message) -> None:
     """Cut the body to Content-Length (RFC 3261 §18.3)."""
-    kinds = msg._kinds
-    if H_CONTENT_LENGTH in kinds:
+    if msg._firsts[H_CONTENT_LENGTH] >= 0:
         length = msg.content_length
-        if kinds.count(H_CONTENT_LENGTH) > 1:
+        if msg._repeated >> H_CONTENT_LENGTH & 1:
             for header in msg.all(H_CONTENT_LENGTH):
                 if number(header.value, _HIGHEST_32, "Content-Length", header.value_start) != length:
                     raise ParseError("two Content-Length that differ", header.start)
@@ -752,9 +844,10 @@ def salvage_via(msg: Message) -> bool:
     try:
         return bool(msg.via.host)
     except ParseError:
-        if H_VIA not in msg._kinds:
+        index = msg._index(H_VIA)
+        if index < 0:
             return False
-    start, end = msg._value_range(msg._kinds.index(H_VIA))
+    start, end = msg._value_range(index)
     try:
         msg._via = broken_via_in(msg._flat, start, end)
     except ParseError:

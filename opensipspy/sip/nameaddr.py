@@ -8,6 +8,7 @@ from opensipspy.sip.errors import ParseError
 from opensipspy.sip.text import SPACES, is_token, skip_quoted, skip_spaces, split_list, split_params, unquote
 from opensipspy.sip.uri import Uri, parse_uri
 
+_TAG: Final = ";tag="
 _DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
 
 
@@ -110,6 +111,25 @@ def parse_q(text: str) -> int:
     return value if value <= 1000 else -1
 
 
+def _read_plain(found: NameAddr, whole: str) -> bool:
+    """Read `<uri>` or `<uri>;tag=x`, which nearly every From and To is; False when it is more than that."""
+    close = whole.find(">", 1)
+    if close < 2 or whole.find("<", 1, close) >= 0:
+        return False
+    params = whole[close + 1 :]
+    if params:
+        tag = params[5:]
+        if not params.startswith(_TAG) or not is_token(tag):
+            return False
+        found.tag = tag
+        found.params = params
+    found.bracketed = True
+    found.uri = whole[1:close]
+    found.uri_start = found.start + 1
+    found.uri_end = found.start + close
+    return True
+
+
 def name_addr_in(text: str, start: int, end: int) -> NameAddr:
     """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`."""
     while start < end and text[start] in SPACES:
@@ -119,7 +139,10 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
     found = NameAddr(start, end)
     if start == end:
         raise ParseError("empty address", start)
-    found.text = text[start:end]
+    whole = text[start:end]
+    found.text = whole
+    if whole[0] == "<" and '"' not in whole and " " not in whole and "\t" not in whole and _read_plain(found, whole):
+        return found
     angle = text.find("<", start, end)
     if text[start] == '"':
         after = skip_quoted(text, start, end)

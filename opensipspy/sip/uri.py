@@ -8,6 +8,8 @@ from opensipspy.sip.endpoints import PROTO_NONE, PROTO_TLS, PROTO_UDP, proto_num
 from opensipspy.sip.errors import ParseError
 from opensipspy.sip.text import escapes_are_valid, is_digits, is_host, is_ipv6, is_token, number, unescape
 
+# Characters of a URI that a cache keeps: longer ones are rare, and nobody is to fill the memory with them.
+LONGEST_KEPT: Final = 256
 # What can be in no URI, escaped or not.
 _FORBIDDEN: Final = frozenset(' \t\r\n<>"')
 # Parameters that must be on both sides or on none (RFC 3261 §19.1.4).
@@ -244,11 +246,13 @@ class UriCache:
         self.size: int = size
         self._found: dict[str, Uri] = {}
 
-    def parse(self, text: str) -> Uri:
-        """As parse_uri; errors are not remembered."""
+    def parse(self, text: str, offset: int = 0) -> Uri:
+        """As parse_uri; neither errors nor long texts are remembered."""
         found = self._found.get(text)
         if found is None:
-            found = parse_uri(text)
+            found = parse_uri(text, offset)
+            if len(text) > LONGEST_KEPT:
+                return found
             if len(self._found) >= self.size:
                 for old in list(self._found)[: self.size // 2 + 1]:
                     del self._found[old]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from opensipspy.sip.errors import DROP, ParseError
 from opensipspy.sip.message import Message, salvage_via
 from opensipspy.sip.tables import (
@@ -10,11 +12,14 @@ from opensipspy.sip.tables import (
     H_FROM,
     H_MAX_FORWARDS,
     H_TO,
-    H_VIA,
     HEADER_NAMES,
     M_ACK,
     M_OTHER,
 )
+
+# What stands exactly once in every message, and the bits of these kinds.
+_MANDATORY: Final = (H_FROM, H_TO, H_CALL_ID, H_CSEQ)
+_ONCE: Final = 1 << H_FROM | 1 << H_TO | 1 << H_CALL_ID | 1 << H_CSEQ
 
 
 def validate_request(msg: Message) -> None:
@@ -36,16 +41,14 @@ def validate_request(msg: Message) -> None:
 
 
 def _check_request(msg: Message) -> None:
-    kinds = msg._kinds
-    if H_VIA not in kinds:
-        raise ParseError("no Via", 0, DROP)
     msg.via  # noqa: B018 - parsed here so that nothing later meets a broken one
-    for kind in (H_FROM, H_TO, H_CALL_ID, H_CSEQ):
-        count = kinds.count(kind)
-        if count != 1:
-            if count == 0:
+    repeated = msg._repeated
+    if repeated & _ONCE or not msg.has_all_mandatory:
+        for kind in _MANDATORY:
+            if not msg.has(kind):
                 raise ParseError("no " + HEADER_NAMES[kind])
-            raise ParseError("more than one " + HEADER_NAMES[kind])
+            if repeated >> kind & 1:
+                raise ParseError("more than one " + HEADER_NAMES[kind])
     if not msg.call_id:
         raise ParseError("Call-ID is empty")
     msg.from_  # noqa: B018
@@ -54,10 +57,9 @@ def _check_request(msg: Message) -> None:
         # RFC 4475 §3.1.2.18: a method that nobody knows is refused as such.
         status = 501 if msg.method_id == M_OTHER else 400
         raise ParseError("method of CSeq is not the method of the request", 0, status)
-    if H_MAX_FORWARDS in kinds:
-        if kinds.count(H_MAX_FORWARDS) > 1:
-            raise ParseError("more than one Max-Forwards")
-        msg.max_forwards  # noqa: B018
+    if repeated >> H_MAX_FORWARDS & 1:
+        raise ParseError("more than one Max-Forwards")
+    msg.max_forwards  # noqa: B018
     uri = msg.uri
     if uri.headers:
         # RFC 3261 §19.1.1: headers have no place in a Request-URI, and must not slip into a forwarded one.
@@ -70,10 +72,11 @@ def _check_request(msg: Message) -> None:
 def validate_reply(msg: Message) -> None:
     """Check the headers that a reply is matched by; ParseError, whose status is always DROP."""
     try:
-        kinds = msg._kinds
-        for kind in (H_FROM, H_TO, H_CALL_ID, H_CSEQ):
-            if kinds.count(kind) != 1:
-                raise ParseError("not exactly one " + HEADER_NAMES[kind])
+        repeated = msg._repeated
+        if repeated & _ONCE or not msg.has_all_mandatory:
+            for kind in _MANDATORY:
+                if repeated >> kind & 1 or not msg.has(kind):
+                    raise ParseError("not exactly one " + HEADER_NAMES[kind])
         msg.via  # noqa: B018
         msg.from_  # noqa: B018
         msg.to  # noqa: B018

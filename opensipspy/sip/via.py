@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from opensipspy.sip.errors import ParseError
+from opensipspy.sip.memo import Hop, Memo
 from opensipspy.sip.text import SPACES, is_host, is_ipv6, is_token, number, split_list, split_params, unquote
 
 RPORT_ABSENT: Final = -1
 RPORT_EMPTY: Final = 0
+_BRANCH: Final = ";branch="
+_BRANCH_NAME: Final = "branch"
 
 
 class Via:
@@ -64,13 +67,48 @@ class Via:
         return self._params
 
 
-def via_in(text: str, start: int, end: int) -> Via:
+def via_in(text: str, start: int, end: int, memo: Memo | None = None) -> Via:
     """Parse one via-parm in a range of a text."""
     while start < end and text[start] in SPACES:
         start += 1
     while end > start and text[end - 1] in SPACES:
         end -= 1
     via = Via(start, end)
+    if text[start : start + 12] == "SIP/2.0/UDP " and start + 12 < end:
+        via.transport = "UDP"
+        after = start + 11
+    else:
+        after = _protocol(via, text, start, end)
+    semicolon = text.find(";", after, end)
+    stop = end if semicolon < 0 else semicolon
+    sent_by = text[after + 1 : stop]
+    hop = memo.hops.get(sent_by) if memo is not None else None
+    if hop is None:
+        hop = _hop(text, after + 1, stop)
+        if memo is not None:
+            memo.keep_hop(sent_by, hop)
+    via.host = hop.host
+    via.host_text = hop.host_text
+    via.port = hop.port
+    if semicolon >= 0:
+        via.params_start = semicolon
+        via.params = text[semicolon:end]
+        branch = via.params[8:]
+        if branch and via.params.startswith(_BRANCH) and _is_plain(branch):
+            # Nothing but a branch.
+            via.branch = branch
+            via._params = [_BRANCH_NAME, branch]
+        else:
+            _read_params(via, semicolon)
+    return via
+
+
+def _is_plain(value: str) -> bool:
+    return ";" not in value and '"' not in value and " " not in value and "\t" not in value
+
+
+def _protocol(via: Via, text: str, start: int, end: int) -> int:
+    """The sent-protocol; the position of the white space after it."""
     if text.startswith("SIP/2.0/", start):
         after = text.find(" ", start + 8, end)
         if after < 0:
@@ -82,14 +120,11 @@ def via_in(text: str, start: int, end: int) -> Via:
         after = _spaced_protocol(via, text, start, end)
     if not via.transport.isupper():
         via.transport = via.transport.upper()
+    return after
 
-    semicolon = text.find(";", after, end)
-    stop = end
-    if semicolon >= 0:
-        stop = semicolon
-        via.params_start = semicolon
-        via.params = text[semicolon:end]
-    after += 1
+
+def _hop(text: str, after: int, stop: int) -> Hop:
+    """The sent-by in a range of a text, white space around it."""
     while after < stop and text[after] in SPACES:
         after += 1
     while stop > after and text[stop - 1] in SPACES:
@@ -97,43 +132,42 @@ def via_in(text: str, start: int, end: int) -> Via:
     sent_by = text[after:stop]
     if not sent_by:
         raise ParseError("Via without a host", after)
+    port = 0
     if sent_by[0] == "[":
         close = sent_by.find("]")
         if close < 0 or not is_ipv6(sent_by[1:close]):
             raise ParseError("bad IPv6 address in Via", after)
-        via.host = sent_by[1:close]
-        via.host_text = sent_by[: close + 1]
         rest = sent_by[close + 1 :].lstrip(SPACES)
         if rest:
             if rest[0] != ":":
                 raise ParseError("text after the host of a Via", after)
-            via.port = _via_port(rest[1:], after)
-    else:
-        colon = sent_by.find(":")
-        if colon >= 0:
-            via.port = _via_port(sent_by[colon + 1 :], after)
-            sent_by = sent_by[:colon]
-            if sent_by.endswith((" ", "\t")):
-                sent_by = sent_by.rstrip(SPACES)
-        if not sent_by or not is_host(sent_by):
-            raise ParseError("bad host in Via", after)
-        via.host = sent_by
-        via.host_text = sent_by
-    if semicolon >= 0:
-        params = split_params(via.params, semicolon)
-        via._params = params
-        for i in range(0, len(params), 2):
-            name = params[i]
-            if name == "branch":
-                if via.branch:
-                    raise ParseError("two branch parameters in a Via", semicolon)
-                via.branch = params[i + 1]
-            elif name == "rport":
-                value = params[i + 1]
-                via.rport = number(value, 65535, "rport", semicolon) if value else RPORT_EMPTY
-            elif name == "received":
-                via.received = params[i + 1].strip("[]")
-    return via
+            port = _via_port(rest[1:], after)
+        return Hop(sent_by[1:close], sent_by[: close + 1], port)
+    colon = sent_by.find(":")
+    if colon >= 0:
+        port = _via_port(sent_by[colon + 1 :], after)
+        sent_by = sent_by[:colon]
+        if sent_by.endswith((" ", "\t")):
+            sent_by = sent_by.rstrip(SPACES)
+    if not sent_by or not is_host(sent_by):
+        raise ParseError("bad host in Via", after)
+    return Hop(sent_by, sent_by, port)
+
+
+def _read_params(via: Via, offset: int) -> None:
+    params = split_params(via.params, offset)
+    via._params = params
+    for i in range(0, len(params), 2):
+        name = params[i]
+        if name == "branch":
+            if via.branch:
+                raise ParseError("two branch parameters in a Via", offset)
+            via.branch = params[i + 1]
+        elif name == "rport":
+            value = params[i + 1]
+            via.rport = number(value, 65535, "rport", offset) if value else RPORT_EMPTY
+        elif name == "received":
+            via.received = params[i + 1].strip("[]")
 
 
 def _via_port(text: str, offset: int) -> int:

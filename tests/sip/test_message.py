@@ -56,6 +56,20 @@ def test_each_header_spans_its_lines() -> None:
     assert msg.head[header.value_start : header.value_end] == "one\r\n\ttwo\r\n three"
 
 
+@pytest.mark.parametrize("between", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_crlf_ends_a_header(between: str) -> None:
+    """What ends lines in other texts is part of a value (RFC 3261 §25.1, TEXT-UTF8)."""
+    msg = parse(request(f"Subject: one{between}two", "X-Last: 1"))
+    assert msg.named("Subject")[0].value == f"one{between}two"
+    assert msg.named("X-Last")[0].value == "1"
+
+
+@pytest.mark.parametrize("between", [" ", "  ", "\t", " \t ", "\t ", "\r\n "])
+def test_any_white_space_parts_number_and_method_of_cseq(between: str) -> None:
+    msg = parse(request().replace(b"1 OPTIONS", f"1{between}OPTIONS".encode()))
+    assert (msg.cseq_number, msg.cseq_method) == (1, "OPTIONS")
+
+
 def test_contact_star() -> None:
     """RFC 3261 §10.2.2."""
     msg = parse(request("Contact: *"))

@@ -1,0 +1,43 @@
+"""What parsing remembers from one message to the next: texts that come again, taken apart once.
+
+A server sees the same Request-URIs and the same peers over and over. What is remembered is bounded in number and in
+length, whatever peers send.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opensipspy.sip.uri import LONGEST_KEPT, UriCache
+
+MOST_HOPS: Final = 1024
+
+
+class Hop:
+    """The sent-by of a Via: host without brackets, host_text with, port 0 when absent."""
+
+    __slots__ = ("host", "host_text", "port")
+
+    def __init__(self, host: str, host_text: str, port: int) -> None:
+        self.host: str = host
+        self.host_text: str = host_text
+        self.port: int = port
+
+
+class Memo:
+    """One for each place where messages come in. Nobody changes what it hands out."""
+
+    __slots__ = ("hops", "uris")
+
+    def __init__(self) -> None:
+        self.uris: UriCache = UriCache()
+        self.hops: dict[str, Hop] = {}
+
+    def keep_hop(self, text: str, hop: Hop) -> None:
+        """Remember what a sent-by says."""
+        if len(text) > LONGEST_KEPT:
+            return
+        if len(self.hops) >= MOST_HOPS:
+            for old in list(self.hops)[: MOST_HOPS // 2]:
+                del self.hops[old]
+        self.hops[text] = hop
