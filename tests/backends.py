@@ -427,6 +427,8 @@ confdir = {D}
 run_dir = {D}/run
 libdir = /usr/lib/freeradius
 pidfile = {D}/run/radiusd.pid
+# It drops what is more than this, for as long as it keeps answered requests for their repetitions.
+max_requests = 16384
 security {{
  reject_delay = 0
 }}

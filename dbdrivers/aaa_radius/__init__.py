@@ -1,7 +1,8 @@
 """RADIUS (RFC 2865, RFC 2866): the servers of a radiusclient.conf, for modules with an aaa_url and for scripts.
 
 Replies count only from the server's address, with the right authenticator and, when there is one, the right
-Message-Authenticator, which every Access-Request carries.
+Message-Authenticator, which every Access-Request carries. The status report of the group `aaa` shows for each server
+whether it answers. A silent server is asked last for `radius_deadtime` seconds (5 when the file does not say).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from opensipspy.aaa import AaaClient, AaaDriver, AaaError, AaaReply, AaaValue, s
 from opensipspy.dbdrivers.aaa_radius.client import RadiusClient
 from opensipspy.dbdrivers.aaa_radius.config import ConfigError, read_config
 from opensipspy.dbdrivers.aaa_radius.dictionary import Dictionary, DictionaryError
-from opensipspy.module import Module, Param, ParamError, script_function
+from opensipspy.module import Module, Param, ParamError, Stat, script_function
 from opensipspy.script.declare import VarRef
 from opensipspy.script.run import Run
 from opensipspy.script.varsyntax import parse_variable
 
 ERROR: Final = -1
 REJECTED: Final = -2
+STATUS_GROUP: Final = "aaa"
+AVAILABLE: Final = 1
+AWAY: Final = -1
 
 
 def parse_set(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -48,6 +52,12 @@ class AaaRadius(Module, AaaDriver):
     radius_config = Param(str, None, "The radiusclient.conf for radius_send_auth() and radius_send_acct().")
     syslog_name = Param(str, None, "Accepted and without effect: lines of the log carry the module's name.")
     fetch_all_values = Param(int, 0, "1: every value of an attribute is put into the variable, not only the first.")
+
+    requests = Stat("Requests to RADIUS servers.")
+    retransmissions = Stat("Requests that were sent again for want of an answer.")
+    failed_requests = Stat("Requests of modules and scripts that no server answered, or that cannot be made.")
+    dropped_replies = Stat("Replies that were dropped: broken, not authentic, or from a server with another secret.")
+    late_replies = Stat("Replies that nobody waited for any more.")
 
     def __init__(self, **params: Any) -> None:
         self._texts: dict[str, list[tuple[str, str]]] = {}
@@ -107,7 +117,33 @@ class AaaRadius(Module, AaaDriver):
             dictionary.read(config.dictionary)
         if config.ignored:
             self.core.log.info("aaa_radius: %s: without use here: %s", path, ", ".join(config.ignored))
-        return RadiusClient(config, dictionary, self.core.log)
+        return RadiusClient(config, dictionary, self)
+
+    # --- Watcher
+
+    def sent(self, again: bool) -> None:
+        (self.retransmissions if again else self.requests).inc()
+
+    def dropped(self, server: str, late: bool) -> None:
+        if late:
+            self.late_replies.inc()
+        else:
+            self.dropped_replies.inc()
+            self.core.log.warning("aaa_radius: %s: dropped a reply that is broken or not authentic", server)
+
+    def failed(self) -> None:
+        self.failed_requests.inc()
+
+    def state(self, server: str, lost: bool, reason: str) -> None:
+        known = server in (self.core.status.group(STATUS_GROUP) or {})
+        text = f"does not answer: {reason}" if lost else "answers again" if known else "answers"
+        self.core.status.set_status(STATUS_GROUP, AWAY if lost else AVAILABLE, text, server)
+        if lost:
+            self.core.log.error("aaa_radius: %s %s", server, text)
+        elif known:
+            self.core.log.warning("aaa_radius: %s %s", server, text)
+        if lost or known:
+            self.core.status.report(STATUS_GROUP, text, server)
 
     # --- from the script
 

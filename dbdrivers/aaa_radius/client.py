@@ -1,14 +1,18 @@
-"""Requests to RADIUS servers, sent again with growing pauses, then to the next server (RFC 2865 §2.4, RFC 5080)."""
+"""Requests to RADIUS servers, sent again with growing pauses, then to the next server (RFC 2865 §2.4, RFC 5080).
+
+As the client libraries of the C server do, each request gets NAS-Port 5060 and the NAS-IP-Address (NAS-IPv6-Address)
+that it is sent from, unless it has its own, and the NAS-Identifier of the configuration; records get Acct-Delay-Time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from logging import Logger
-from typing import Final, cast
+from ipaddress import ip_address
+from typing import Final, Protocol, cast
 
-from opensipspy.aaa import AaaClient, AaaError, AaaReply, Attributes
+from opensipspy.aaa import AaaClient, AaaError, AaaReply, AaaValue, Attributes
 from opensipspy.dbdrivers.aaa_radius import packet
 from opensipspy.dbdrivers.aaa_radius.config import Config, ServerConfig
 from opensipspy.dbdrivers.aaa_radius.dictionary import Dictionary
@@ -16,21 +20,46 @@ from opensipspy.dbdrivers.aaa_radius.dictionary import Dictionary
 IDENTIFIERS: Final = 256
 MAX_PORTS: Final = 16
 """Sockets for one server, each with 256 requests at a time."""
+NAS_PORT: Final = 5060
+DELAY: Final = "Acct-Delay-Time"
+
+Build = Callable[[ServerConfig, int, str], tuple[bytes, bytes]]
+"""The request for a server, and its authenticator; from the identifier and the address it is sent from."""
+
+
+class Watcher(Protocol):
+    """Is told what happens with the servers."""
+
+    def sent(self, again: bool) -> None:
+        """A request left. again: for a second time, or more."""
+
+    def dropped(self, server: str, late: bool) -> None:
+        """A reply does not count. late: nobody waits for it any more."""
+
+    def failed(self) -> None:
+        """A request stays without an answer, or cannot be made."""
+
+    def state(self, server: str, lost: bool, reason: str) -> None:
+        """A server is asked for the first time, does not answer, or answers again."""
 
 
 class Port(asyncio.DatagramProtocol):
     """A socket connected to one server: what others send to it, the system drops."""
 
-    def __init__(self, server: ServerConfig) -> None:
+    def __init__(self, server: ServerConfig, name: str, watcher: Watcher) -> None:
         self._server = server
+        self._name = name
+        self._watcher = watcher
         self._waiting: dict[int, tuple[asyncio.Future[bytes], bytes]] = {}
         self._next = secrets.randbelow(IDENTIFIERS)
         self.transport: asyncio.DatagramTransport | None = None
-        self.dropped = 0
+        self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Before Python 3.12 the loop's transports are no DatagramTransport by their class.
         self.transport = cast("asyncio.DatagramTransport", transport)
+        # A scope after "%" has no place in attributes.
+        self.address = str(transport.get_extra_info("sockname")[0]).partition("%")[0]
 
     @property
     def full(self) -> bool:
@@ -60,7 +89,7 @@ class Port(asyncio.DatagramProtocol):
         waiting = self._waiting.get(data[1]) if len(data) >= packet.HEADER else None
         reply = packet.check_reply(data, self._server.secret, waiting[1]) if waiting is not None else None
         if waiting is None or reply is None:
-            self.dropped += 1
+            self._watcher.dropped(self._name, late=waiting is None and len(data) >= packet.HEADER)
         elif not waiting[0].done():
             waiting[0].set_result(reply)
 
@@ -73,8 +102,10 @@ class Port(asyncio.DatagramProtocol):
 class Server:
     """One server with its sockets. dead_until: by the clock of the loop, it is asked last before then."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, watcher: Watcher) -> None:
         self.config = config
+        self._watcher = watcher
+        self.known = False
         self.dead_until = 0.0
         self.lost = False
         self._ports: list[Port] = []
@@ -82,7 +113,8 @@ class Server:
 
     @property
     def name(self) -> str:
-        return f"{self.config.host}:{self.config.port}"
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"{host}:{self.config.port}"
 
     async def port(self, bind: str) -> Port:
         """A socket with a free identifier. Raises OSError."""
@@ -91,9 +123,9 @@ class Server:
                 if not port.full:
                     return port
             if len(self._ports) >= MAX_PORTS:
-                raise AaaError(f"more than {MAX_PORTS * IDENTIFIERS} requests wait for {self.name}", transient=True)
+                raise OSError(f"{MAX_PORTS * IDENTIFIERS} requests wait for it already")
             _, port = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: Port(self.config),
+                lambda: Port(self.config, self.name, self._watcher),
                 local_addr=(bind, 0) if bind else None,
                 remote_addr=(self.config.host, self.config.port),
             )
@@ -107,15 +139,22 @@ class Server:
         self._ports.clear()
 
 
+def _seconds(value: AaaValue) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise AaaError(f"the value of {DELAY} is no number") from error
+
+
 class RadiusClient(AaaClient):
     """The servers of one configuration file."""
 
-    def __init__(self, config: Config, dictionary: Dictionary, log: Logger) -> None:
+    def __init__(self, config: Config, dictionary: Dictionary, watcher: Watcher) -> None:
         self._config = config
         self._dictionary = dictionary
-        self._log = log
-        self._auth = [Server(server) for server in config.auth]
-        self._acct = [Server(server) for server in config.acct]
+        self._watcher = watcher
+        self._auth = [Server(server, watcher) for server in config.auth]
+        self._acct = [Server(server, watcher) for server in config.acct]
 
     def check(self, names: Iterable[str]) -> None:
         missing = [name for name in names if self._dictionary.attribute(name) is None]
@@ -132,9 +171,12 @@ class RadiusClient(AaaClient):
         return packet.fitted(self._dictionary, attributes)
 
     async def authenticate(self, attributes: Attributes) -> AaaReply:
-        def build(server: ServerConfig, number: int) -> tuple[bytes, bytes]:
+        given = {name.lower() for name, _ in attributes}
+
+        def build(server: ServerConfig, number: int, address: str) -> tuple[bytes, bytes]:
             authenticator = secrets.token_bytes(16)
-            data = packet.encode(self._dictionary, attributes, server.secret, authenticator)
+            whole = (*attributes, *self._own(given, address))
+            data = packet.encode(self._dictionary, whole, server.secret, authenticator)
             return packet.access_request(number, data, server.secret, authenticator), authenticator
 
         reply = await self._ask(self._auth, build)
@@ -143,8 +185,15 @@ class RadiusClient(AaaClient):
         return self._reply(reply, packet.ACCESS_ACCEPT)
 
     async def account(self, attributes: Attributes) -> AaaReply:
-        def build(server: ServerConfig, number: int) -> tuple[bytes, bytes]:
-            data = packet.encode(self._dictionary, attributes, server.secret, bytes(16))
+        given = {name.lower() for name, _ in attributes}
+        clock = asyncio.get_running_loop().time
+        delays = [value for name, value in attributes if name.lower() == DELAY.lower()]
+        rest = [(name, value) for name, value in attributes if name.lower() != DELAY.lower()]
+        begun = clock() - _seconds(delays[0] if delays else 0)
+
+        def build(server: ServerConfig, number: int, address: str) -> tuple[bytes, bytes]:
+            whole = (*rest, *self._own(given, address), (DELAY, int(clock() - begun)))
+            data = packet.encode(self._dictionary, whole, server.secret, bytes(16))
             request = packet.accounting_request(number, data, server.secret)
             return request, request[4:20]
 
@@ -156,37 +205,64 @@ class RadiusClient(AaaClient):
     def _reply(self, data: bytes, good: int) -> AaaReply:
         return AaaReply(data[0] == good, packet.decode(self._dictionary, data))
 
-    async def _ask(self, servers: Sequence[Server], build: Callable[[ServerConfig, int], tuple[bytes, bytes]]) -> bytes:
+    def _own(self, given: set[str], address: str) -> list[tuple[str, AaaValue]]:
+        """What requests say of this server (RFC 2865 §5.4, §5.32). given: attributes that they have, in lower case."""
+        found: list[tuple[str, AaaValue]] = []
+        if "nas-port" not in given:
+            found.append(("NAS-Port", NAS_PORT))
+        if not {"nas-ip-address", "nas-ipv6-address"} & given:
+            name = "NAS-IPv6-Address" if ip_address(address).version == 6 else "NAS-IP-Address"
+            found.append((name, address))
+        if self._config.nas_identifier and "nas-identifier" not in given:
+            found.append(("NAS-Identifier", self._config.nas_identifier))
+        return found
+
+    def _order(self, servers: Sequence[Server], now: float) -> list[Server]:
+        """Those that answered last time first. A silent one is tried by a single request when its time is over."""
+        ready = [server for server in servers if server.dead_until <= now]
+        for server in ready:
+            if server.lost:
+                server.dead_until = now + self._config.dead
+        return ready + [server for server in servers if server not in ready]
+
+    async def _ask(self, servers: Sequence[Server], build: Build) -> bytes:
+        try:
+            return await self._ask_each(servers, build)
+        except AaaError:
+            self._watcher.failed()
+            raise
+
+    async def _ask_each(self, servers: Sequence[Server], build: Build) -> bytes:
         if not servers:
             raise AaaError(f"{self._config.path} names no server for this")
         clock = asyncio.get_running_loop().time
-        now = clock()
-        # Dead servers come last: they are asked when all others are silent, too.
-        for server in sorted(servers, key=lambda server: server.dead_until > now):
+        for server in self._order(servers, clock()):
             try:
                 reply = await self._ask_server(server, build)
             except OSError as error:
                 server.dead_until = clock() + self._config.dead
-                if not server.lost:
-                    server.lost = True
-                    self._log.error("aaa_radius: %s does not answer: %s", server.name, str(error) or "timeout")
+                self._tell(server, lost=True, reason=str(error) or "timeout")
                 continue
             server.dead_until = 0.0
-            if server.lost:
-                server.lost = False
-                self._log.warning("aaa_radius: %s answers again", server.name)
+            self._tell(server, lost=False)
             return reply
         raise AaaError("no RADIUS server answers", transient=True)
 
-    async def _ask_server(self, server: Server, build: Callable[[ServerConfig, int], tuple[bytes, bytes]]) -> bytes:
+    def _tell(self, server: Server, lost: bool, reason: str = "") -> None:
+        if server.lost != lost or not server.known:
+            server.lost, server.known = lost, True
+            self._watcher.state(server.name, lost, reason)
+
+    async def _ask_server(self, server: Server, build: Build) -> bytes:
         port = await server.port(self._config.bind)
         number = port.reserve()
-        request, authenticator = build(server.config, number)
+        request, authenticator = build(server.config, number, port.address)
         future = port.wait(number, authenticator)
         pause = self._config.timeout
         try:
-            for _ in range(self._config.tries):
+            for attempt in range(self._config.tries):
                 port.send(request)
+                self._watcher.sent(again=attempt > 0)
                 done, _pending = await asyncio.wait((future,), timeout=pause)
                 if done:
                     return future.result()

@@ -11,6 +11,8 @@ AUTH_PORT: Final = 1812
 ACCT_PORT: Final = 1813
 MAX_SERVERS: Final = 8
 MAX_FILE: Final = 1 << 20
+DEAD_S: Final = 5.0
+"""When the file does not say: a call need not wait for a server that was silent a moment ago."""
 
 
 class ConfigError(Exception):
@@ -29,7 +31,11 @@ class ServerConfig:
 
 
 class Config:
-    """What the file says, times in seconds. bind: the address to send from, "" for any. ignored: unused settings."""
+    """What the file says, times in seconds.
+
+    dead: how long a silent server is asked last. bind: the address to send from, "" for any. nas_identifier: sent in
+    requests, "" for none. ignored: unused settings.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,8 +44,9 @@ class Config:
         self.dictionary: Path | None = None
         self.timeout = 10.0
         self.tries = 3
-        self.dead = 0.0
+        self.dead = DEAD_S
         self.bind = ""
+        self.nas_identifier = ""
         self.ignored: list[str] = []
 
 
@@ -111,6 +118,8 @@ def read_config(path: Path) -> Config:
                 config.dead = _number(values[0], 0)
             elif name == "bindaddr":
                 config.bind = "" if values[0] == "*" else str(ipaddress.ip_address(values[0]))
+            elif name == "nas-identifier":
+                config.nas_identifier = values[0]
             else:
                 config.ignored.append(name)
         except (IndexError, ValueError) as error:

@@ -21,6 +21,7 @@ Framed-IP-Address 8 ipaddr|Reply-Message 18 string|State 24 octets|Class 25 octe
 Idle-Timeout 28 integer|Called-Station-Id 30 string|Calling-Station-Id 31 string|NAS-Identifier 32 string
 Acct-Status-Type 40 integer|Acct-Delay-Time 41 integer|Acct-Session-Id 44 string|Acct-Session-Time 46 integer
 Acct-Terminate-Cause 49 integer|Event-Timestamp 55 date|NAS-Port-Type 61 integer|Message-Authenticator 80 octets
+NAS-IPv6-Address 95 ipv6addr
 Sip-Method 204 integer|Sip-Response-Code 205 integer|Sip-From-Tag 206 string|Sip-To-Tag 207 string
 Sip-Uri-User 208 string|Sip-Uri-Host 209 string|Sip-Group 211 string|Sip-Rpid 213 string|SIP-AVP 225 string
 Sip-Call-Duration 227 integer|Sip-Call-Setuptime 228 integer|Sip-Call-Created 229 integer

@@ -61,6 +61,8 @@ METHODS: Final = {
     M_PUBLISH: 8192,
 }
 OTHER_METHOD: Final = 16384
+DELAY: Final = "Acct-Delay-Time"
+"""RFC 2866 §5.2: how long a record has been waiting for a server."""
 LANES: Final = 64
 """Records under way at a time; those of one call follow each other."""
 MAX_WAITING: Final = 50_000
@@ -69,6 +71,14 @@ LONGEST_PAUSE_S: Final = 30.0
 
 Attributes = list[tuple[str, AaaValue]]
 Waiting = tuple[Attributes, Record]
+
+
+def _has(client: AaaClient, attribute: str) -> bool:
+    try:
+        client.check((attribute,))
+    except AaaError:
+        return False
+    return True
 
 
 def status_type(record: Record) -> str:
@@ -91,6 +101,7 @@ class Reports:
         # Raises AaaError when the dictionary lacks one.
         self._service = service_type if service_type >= 0 else client.value("Service-Type", "Sip-Session")
         self._status = {name: client.value("Acct-Status-Type", name) for name in STATUS_TYPES}
+        self._delay = _has(client, DELAY)
         self._lanes: list[deque[Waiting]] = [deque() for _ in range(LANES)]
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pause_s = FIRST_PAUSE_S
@@ -142,6 +153,9 @@ class Reports:
 
     async def _send(self, attributes: Attributes, record: Record) -> bool:
         """Whether the record is done with: taken by a server, or refused for good."""
+        delay = int(self._core.time() - record.time)
+        if delay > 0 and self._delay:
+            attributes = [*attributes, (DELAY, delay)]
         try:
             await self._client.account(attributes)
         except AaaError as error:
