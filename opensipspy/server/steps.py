@@ -38,10 +38,11 @@ GateKey = tuple[str, int, str]
 class Gate:
     """A request whose script is suspended, and the requests that must not overtake it."""
 
-    __slots__ = ("held", "method")
+    __slots__ = ("held", "method", "run")
 
-    def __init__(self, method: str) -> None:
-        self.method: str = method
+    def __init__(self, run: Run) -> None:
+        self.run: Run = run
+        self.method: str = run.msg.method
         self.held: list[Message] = []
 
 
@@ -55,7 +56,7 @@ class SuspendedRequest:
         self._steps: Steps = steps
         self.run: Run = run
         self.key: GateKey = gate_key(run.msg)
-        self.gate: Gate = Gate(run.msg.method)
+        self.gate: Gate = Gate(run)
 
     def done(self, result: Any) -> None:
         """The script ended."""
@@ -71,6 +72,11 @@ class Steps:
 
     def __init__(self, core: ServerCore) -> None:
         self._core = core
+        # What every message asks of the core, without the way there.
+        self._before: list[Callable[[Run], bool | None]] = core.before
+        self._after: list[Callable[[Run], None]] = core.after
+        self._rcv_requests = core.counters.rcv_requests
+        self._rcv_replies = core.counters.rcv_replies
         self._gates: dict[GateKey, Gate] = {}
         self.check_via = False
         self.accept_aliases = False
@@ -153,7 +159,7 @@ class Steps:
 
     def request(self, msg: Message) -> None:
         """Step 2: checks that every request has to pass."""
-        self._core.counters.rcv_requests.inc()
+        self._rcv_requests.value += 1
         if self._gates and self._gated(msg):
             return
         if self.draining and not msg.to_tag and msg.method_id not in (sip.M_ACK, sip.M_CANCEL):
@@ -168,7 +174,7 @@ class Steps:
         if msg.source.connection:
             self._know_peer(msg)
         run = Run(msg, kinds.REQUEST, core.program, core.services)
-        for callback in core.before:
+        for callback in self._before:
             if callback(run) is False:
                 if not run.handled:
                     core.counters.drop_requests.inc()
@@ -198,6 +204,9 @@ class Steps:
         if msg.method == gate.method:
             self._core.counters.absorbed.inc()
             return True
+        if gate.run.transaction is not None:
+            # There is something to cancel, and to acknowledge, already.
+            return False
         if len(gate.held) >= MOST_HELD:
             self._core.counters.drop_requests.inc()
             return True
@@ -257,7 +266,7 @@ class Steps:
 
     def _request_ended(self, run: Run) -> None:
         """Step 5: after the script."""
-        for callback in self._core.after:
+        for callback in self._after:
             try:
                 callback(run)
             except Exception as error:  # noqa: BLE001 - a module's mistake must not keep the others from cleaning up
@@ -269,7 +278,7 @@ class Steps:
     def reply(self, msg: Message) -> None:
         """Step 2 of a reply: is it for us?"""
         core = self._core
-        core.counters.rcv_replies.inc()
+        self._rcv_replies.value += 1
         via = msg.via
         if self.check_via and not core.is_myself(via.host, via.port):
             # RFC 3261 §18.1.2: a reply whose topmost Via is not ours is dropped.

@@ -503,7 +503,7 @@ class TransactionLayer:
         if status < 300:
             branch.status = status
             transaction.final = branch
-            if answered and not (transaction.invite and transaction.uas_status < 300):
+            if answered and (not transaction.invite or (transaction.local and transaction.uas_status >= 300)):
                 return NOTHING
             if not transaction.keep_pending:
                 self.cancel_pending(transaction, now, branch)

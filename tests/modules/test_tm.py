@@ -323,6 +323,10 @@ def test_cancel_while_the_script_still_waits_gives_487_at_once() -> None:
     assert bench.call("t_relay", run) == -3
     assert bench.words() == []
     bench.run_out()
+    bench.words()
+    # However long the script waits: nobody is called for a caller who has hung up.
+    assert bench.call("t_relay", run) == -3
+    assert bench.words() == []
 
 
 def test_the_reason_of_a_cancel_is_passed_on_when_asked() -> None:

@@ -97,6 +97,16 @@ class Phone:
             return
         raise AssertionError(f"expected silence, got:\n{message.raw.decode(errors='replace')}")
 
+    def expect_nothing_but(self, what: int | str, limit_s: float = 0.5) -> None:
+        """Only copies of what came before, for as long."""
+        end = time.monotonic() + limit_s
+        while (left := end - time.monotonic()) > 0:
+            try:
+                message = self.receive(left)
+            except TimeoutError:
+                return
+            assert what in (message.status, message.method), message.raw.decode(errors="replace")
+
     # --- as a client
 
     def request(

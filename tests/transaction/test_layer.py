@@ -167,15 +167,15 @@ def test_a_2xx_goes_up_at_once_and_ends_the_others() -> None:
     assert settle(bench, second, 487) == NOTHING
 
 
-def test_a_late_2xx_goes_up_after_the_first_but_not_after_a_failure() -> None:
-    """RFC 3261 §16.7 step 5; the INVITE server transaction takes no 2xx once it sent a failure (§17.2.1)."""
+def test_a_late_2xx_goes_up_after_the_first_and_after_a_failure() -> None:
+    """RFC 3261 §16.7 step 5: "after a final response has been sent" any 2xx to an INVITE still goes on."""
     bench, (first, second) = context()
     settle(bench, first, 200)
     respond(200)(bench, 1.0)
     assert settle(bench, second, 200) == FORWARD
     failed, (only,) = context(1)
     respond(480)(failed, 1.0)
-    assert settle(failed, only, 200) == NOTHING
+    assert settle(failed, only, 200) == FORWARD
 
 
 def test_a_6xx_cancels_at_once_and_is_sent_when_all_have_ended() -> None:

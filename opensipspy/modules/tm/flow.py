@@ -234,6 +234,9 @@ class Flow(Hooks):
             return E_BAD_REQUEST
         if msg.method == "ACK":
             return 0 if self.absorb_ack(msg) else 1
+        if run.transaction is not None:
+            # It was answered, by a CANCEL perhaps, and is over: the script has waited for too long.
+            return E_NO_DESTINATION
         layer = self.layer
         key = layer.key_of(msg)
         old = layer.find(msg, key)
@@ -771,6 +774,10 @@ class Flow(Hooks):
             branch.to_tags[msg.to_tag] = data
         if self.layer.reply(transaction, msg.status, data, msg.to_tag, False, self.core.now()):
             self._replied(transaction, msg.status, msg)
+        elif msg.status >= 200:
+            # The caller has heard a failure; that a phone has answered all the same is for the two ends to settle.
+            self.send_reply(transaction, data)
+            self.tm.count_relayed()
 
     def _replied(self, transaction: Transaction, status: int, reply: Message | None) -> None:
         """A reply went upstream: count it and tell the others."""
