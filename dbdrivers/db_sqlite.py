@@ -1,9 +1,11 @@
 """SQLite: a database in one file, without a server.
 
 Two connections. One lives in the event loop for short reads: a statement that SQLite answers from an index (its query
-plan says so) takes about 10 µs there, and 10 to 40 times as long through a thread. Everything else goes to one thread:
-scans, raw statements, and writes. Writes that arrive while the thread is busy form the next batch, which is one
-hop and one COMMIT for all of them. In WAL mode, readers never wait for the writer.
+plan says so) takes 5 to 10 µs there, and 10 to 40 times as long through a thread. It never waits for a lock, and a
+statement that turns out not to be short is broken off after `MAX_STEPS_IN_LOOP` steps of SQLite's machine, about half a
+millisecond: the thread is asked then. Everything else goes to that one thread, too: scans, raw statements, and writes.
+Writes that arrive while the thread is busy form the next batch, which is one hop and one COMMIT for all of them. The
+file is put into WAL mode, where readers never wait for the writer and a read takes half the time.
 
 The thread is our own and not aiosqlite's: aiosqlite hops once for each call and has no public way to run a batch.
 
@@ -34,6 +36,7 @@ from opensipspy.db import (
     DbUrl,
     DbValue,
     OldTable,
+    PreparedSelect,
     SqlText,
     Table,
     Write,
@@ -47,6 +50,8 @@ T = TypeVar("T")
 
 MAX_WAITING_WRITES: Final = 10_000
 MAX_ROWS_IN_LOOP: Final = 64
+STEPS_BETWEEN_LOOKS: Final = 2_000
+MAX_STEPS_IN_LOOP: Final = 20_000
 MAX_STATEMENTS: Final = 512
 
 # What may go away by itself: the operation can be tried again.
@@ -167,7 +172,9 @@ class SqliteDatabase(Database):
     def __init__(self, url: DbUrl, options: Options | None = None) -> None:
         super().__init__(url)
         self._path = file_path(url)
+        self._file = str(self._path)
         self._options = options or Options()
+        self._steps = 0
         self._reader: sqlite3.Connection | None = None
         self._reader_file: tuple[int, int] = (0, 0)
         self._statements: dict[str, bool] = {}
@@ -176,6 +183,10 @@ class SqliteDatabase(Database):
         self._waiting: list[tuple[Sequence[Write], asyncio.Future[list[int]]]] = []
         self._busy = False
         self._closed = False
+        self._prepared = self._thread.submit(self._in_thread.prepare)
+
+    async def ready(self) -> None:
+        await asyncio.wrap_future(self._prepared)
 
     # --- reading
 
@@ -184,28 +195,29 @@ class SqliteDatabase(Database):
     ) -> list[tuple[DbValue, ...]]:
         sql, values = TEXT.select(table, columns, where, order, limit)
         args = bound_values(values)
-        found = self._select_in_loop(sql, args) if where else None
+        found = self.select_in_loop(sql, args) if where else None
         if found is None:
             found = await self._run(self._in_thread.query, sql, args)
         return found
 
-    def _select_in_loop(self, sql: str, args: Sequence[Any]) -> list[tuple[DbValue, ...]] | None:
+    def prepare(
+        self, table: str, columns: Sequence[str], conditions: Sequence[tuple[str, str]], limit: int = 0
+    ) -> PreparedSelect:
+        return PreparedSqlite(self, table, columns, conditions, limit)
+
+    def select_in_loop(self, sql: str, args: Sequence[Any]) -> list[tuple[DbValue, ...]] | None:
         """The rows when an index leads to them; None when the thread has to do it, or to tell what is wrong."""
         try:
             reader = self._open_reader()
-            indexed = self._statements.get(sql)
-            if indexed is None:
-                indexed = uses_index(reader, sql, args)
-                if len(self._statements) >= MAX_STATEMENTS:
-                    self._statements.clear()
-                self._statements[sql] = indexed
-            if not indexed:
+            if not self._statements.get(sql, False) and not self._is_short(reader, sql, args):
                 return None
-            cursor = reader.execute(sql, args)
-            rows: list[tuple[DbValue, ...]] = cursor.fetchmany(MAX_ROWS_IN_LOOP + 1)
-            cursor.close()
-        except (sqlite3.Error, OSError):
-            self._close_reader()
+            self._steps = 0
+            rows: list[tuple[DbValue, ...]] = reader.execute(sql, args).fetchmany(MAX_ROWS_IN_LOOP + 1)
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                self._statements[sql] = False
+            else:
+                self._close_reader()
             return None
         if len(rows) > MAX_ROWS_IN_LOOP:
             return None
@@ -213,15 +225,29 @@ class SqliteDatabase(Database):
             self.note_success()
         return rows
 
+    def _is_short(self, reader: sqlite3.Connection, sql: str, args: Sequence[Any]) -> bool:
+        """Whether a statement's plan is for the loop, as noted before or found now."""
+        if sql in self._statements:
+            return False
+        if len(self._statements) >= MAX_STATEMENTS:
+            self._statements.clear()
+        indexed = self._statements[sql] = uses_index(reader, sql, args)
+        return indexed
+
     def _open_reader(self) -> sqlite3.Connection:
-        status = os.stat(self._path)
-        here = (status.st_dev, status.st_ino)
-        if self._reader is None or here != self._reader_file:
+        status = os.stat(self._file)
+        if self._reader is None or (status.st_dev, status.st_ino) != self._reader_file:
             self._close_reader()
             # Not a millisecond is waited in the loop: the thread is asked instead.
             self._reader = connect(self._path, self._options, 0)
-            self._reader_file = here
+            self._reader.set_progress_handler(self._takes_long, STEPS_BETWEEN_LOOKS)
+            self._reader_file = (status.st_dev, status.st_ino)
         return self._reader
+
+    def _takes_long(self) -> bool:
+        """Called by SQLite at its work: True breaks the statement off."""
+        self._steps += STEPS_BETWEEN_LOOKS
+        return self._steps > MAX_STEPS_IN_LOOP
 
     def _close_reader(self) -> None:
         if self._reader is not None:
@@ -305,6 +331,32 @@ class SqliteDatabase(Database):
             self._thread.shutdown(wait=False)
 
 
+class PreparedSqlite(PreparedSelect):
+    """A select whose SQL is made once."""
+
+    __slots__ = ("_file", "_more", "_sql")
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        table: str,
+        columns: Sequence[str],
+        conditions: Sequence[tuple[str, str]],
+        limit: int,
+    ) -> None:
+        super().__init__(database, table, columns, conditions, limit)
+        self._file = database
+        where: list[Condition] = [(column, operator, "") for column, operator in conditions]
+        self._sql, args = TEXT.select(table, columns, where, "", limit)
+        self._more = args[len(where) :]
+
+    def rows_now(self, *values: DbValue) -> list[tuple[DbValue, ...]] | None:
+        # Without conditions it is a scan, and NULL is asked for in other words.
+        if not values or None in values:
+            return None
+        return self._file.select_in_loop(self._sql, [*map(bound, values), *self._more])
+
+
 class _ThreadConnection:
     """The connection of the thread. Every method runs there and raises DatabaseError only."""
 
@@ -326,6 +378,11 @@ class _ThreadConnection:
                 self._connection.execute("PRAGMA journal_mode=WAL").fetchone()
             self._file = here
         return self._connection
+
+    def prepare(self) -> None:
+        """Have the file in WAL mode before it is asked for. What is wrong with it will be told to who asks."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._open()
 
     def close(self) -> None:
         if self._connection is not None:

@@ -95,6 +95,30 @@ class InsertUpdate:
 Write = Insert | Update | Delete | Replace | InsertUpdate
 
 
+class PreparedSelect:
+    """One select that is asked again and again with other values, each for a condition, in their order."""
+
+    __slots__ = ("_columns", "_conditions", "_database", "_limit", "_table")
+
+    def __init__(
+        self, database: Database, table: str, columns: Sequence[str], conditions: Sequence[tuple[str, str]], limit: int
+    ) -> None:
+        self._database = database
+        self._table = table
+        self._columns = tuple(columns)
+        self._conditions = tuple(conditions)
+        self._limit = limit
+
+    def rows_now(self, *values: DbValue) -> list[tuple[DbValue, ...]] | None:
+        """The rows where they can be had without waiting; None when `rows` has to be asked."""
+        return None
+
+    async def rows(self, *values: DbValue) -> list[tuple[DbValue, ...]]:
+        """As `Database.select`."""
+        where = [(column, operator, value) for (column, operator), value in zip(self._conditions, values, strict=True)]
+        return await self._database.select(self._table, self._columns, where, limit=self._limit)
+
+
 class Database(ABC):
     """One database behind one URL, shared by all modules that name it. Every operation raises `DatabaseError` only."""
 
@@ -125,6 +149,12 @@ class Database(ABC):
     ) -> list[tuple[DbValue, ...]]:
         """Rows that meet every condition. order: a column, "column desc" or several with commas; limit 0 is none."""
 
+    def prepare(
+        self, table: str, columns: Sequence[str], conditions: Sequence[tuple[str, str]], limit: int = 0
+    ) -> PreparedSelect:
+        """A select for the hot path. conditions: (column, operator); the values come with each question."""
+        return PreparedSelect(self, table, columns, conditions, limit)
+
     @abstractmethod
     async def execute(self, writes: Sequence[Write]) -> list[int]:
         """Do all of the writes or none, in one transaction. Returns the rows each of them touched."""
@@ -132,6 +162,9 @@ class Database(ABC):
     @abstractmethod
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
         """Any statement in the back-end's own language; `?` stands for an argument."""
+
+    async def ready(self) -> None:  # noqa: B027 - most drivers have nothing to wait for
+        """Wait for what the driver does by itself when a database is opened; never for a server."""
 
     async def ping(self) -> None:
         """Ask the back-end for a sign of life."""

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated, Any, Final
 
-from opensipspy.db import Column, Condition, Database, DatabaseError, DbValue, Index, Table, auto_id
+from opensipspy.db import (
+    Column,
+    Condition,
+    Database,
+    DatabaseError,
+    DbValue,
+    Index,
+    PreparedSelect,
+    Table,
+    auto_id,
+)
 from opensipspy.module import Module, Param, ParamError, Requires, WritableVar, script_function
 from opensipspy.module.table_query import parse_loads, script_value
 from opensipspy.modules.auth.api import (
@@ -25,6 +36,8 @@ from opensipspy.sip import H_AUTHORIZATION, H_PROXY_AUTHORIZATION, ParseError, p
 
 SUBSCRIBER_VERSION: Final = 8
 URI_VERSION: Final = 2
+MAX_SELECTS: Final = 64
+"""Statements kept ready, one for each subscriber table and column of passwords."""
 
 SUBSCRIBER: Final = Table(
     "subscriber",
@@ -81,6 +94,7 @@ class AuthDb(Module):
     def __init__(self, **params: Any) -> None:
         self._load: list[tuple[str, str]] = []
         self._checked: set[str] = set()
+        self._selects: dict[tuple[str, str], PreparedSelect] = {}
         super().__init__(**params)
 
     def set_load_credentials(self, value: str) -> None:
@@ -94,40 +108,71 @@ class AuthDb(Module):
         if not url:
             raise ParamError(self.name, "db_url", "is needed")
         self._db: Database = self.core.database(url)
+        await self._db.ready()
 
     # --- credentials
 
     @script_function(routes=REQUEST)
-    async def www_authorize(self, run: Run, realm: str, table: str) -> int:
+    def www_authorize(self, run: Run, realm: str, table: str) -> int | Awaitable[int]:
         """Check the Authorization credentials against a subscriber table.
 
         realm: "" for the domain of To (REGISTER) or From. Returns 1, or -1 invalid user, -2 invalid password, -3 stale
         nonce, -4 no credentials, -5 other errors (the database among them).
         """
-        return await self._authorize(run, H_AUTHORIZATION, realm, table)
+        return self._authorize(run, H_AUTHORIZATION, realm, table)
 
     @script_function(routes=REQUEST)
-    async def proxy_authorize(self, run: Run, realm: str, table: str) -> int:
+    def proxy_authorize(self, run: Run, realm: str, table: str) -> int | Awaitable[int]:
         """Check the Proxy-Authorization credentials against a subscriber table. As www_authorize."""
-        return await self._authorize(run, H_PROXY_AUTHORIZATION, realm, table)
+        return self._authorize(run, H_PROXY_AUTHORIZATION, realm, table)
 
-    async def _authorize(self, run: Run, kind: int, realm: str, table: str) -> int:
+    def _authorize(self, run: Run, kind: int, realm: str, table: str) -> int | Awaitable[int]:
         attempt = self._auth.begin(run, kind, realm)
         if isinstance(attempt, int):
             return attempt
-        columns = [self._secret_column(attempt), *(column for _, column in self._load)]
-        where: list[Condition] = [(self.user_column, "=", attempt.user)]
-        if self.use_domain:
-            where.append((self.domain_column, "=", attempt.domain))
-        rows = await self._select(table, SUBSCRIBER_VERSION, columns, where)
-        if rows is None:
+        select = self._selects.get((table, self._secret_column(attempt)))
+        if select is not None:
+            if self.use_domain:
+                rows = select.rows_now(attempt.user, attempt.domain)
+            else:
+                rows = select.rows_now(attempt.user)
+            if rows is not None:
+                return self._judge(run, attempt, rows)
+        return self._authorize_waiting(run, attempt, table, select)
+
+    async def _authorize_waiting(self, run: Run, attempt: Attempt, table: str, select: PreparedSelect | None) -> int:
+        try:
+            if select is None:
+                select = await self._prepare(table, self._secret_column(attempt))
+            values = (attempt.user, attempt.domain) if self.use_domain else (attempt.user,)
+            rows = await select.rows(*values)
+        except DatabaseError as error:
+            self._tell(error)
             return GENERIC_ERROR
+        return self._judge(run, attempt, rows)
+
+    async def _prepare(self, table: str, secret_column: str) -> PreparedSelect:
+        await self._check_version(table, SUBSCRIBER_VERSION)
+        columns = [secret_column, *(column for _, column in self._load)]
+        conditions = [(self.user_column, "=")]
+        if self.use_domain:
+            conditions.append((self.domain_column, "="))
+        if len(self._selects) >= MAX_SELECTS:
+            self._selects.clear()
+        made = self._selects[table, secret_column] = self._db.prepare(table, columns, conditions, limit=1)
+        return made
+
+    def _judge(self, run: Run, attempt: Attempt, rows: list[tuple[DbValue, ...]]) -> int:
+        """What comes of the credentials with the user's row, if there is one."""
         if not rows:
             return INVALID_USER
-        secret, *loaded = rows[0]
-        code = self._auth.finish(run, attempt, str(script_value(secret) or ""), bool(self.calculate_ha1))
-        if code == AUTHORIZED:
-            for (avp, _), value in zip(self._load, loaded, strict=True):
+        row = rows[0]
+        secret = row[0]
+        if not isinstance(secret, str):
+            secret = str(script_value(secret) or "")
+        code = self._auth.finish(run, attempt, secret, bool(self.calculate_ha1))
+        if code == AUTHORIZED and self._load:
+            for (avp, _), value in zip(self._load, row[1:], strict=True):
                 if value is not None:
                     run.avps.setdefault(avp, []).append(script_value(value))
         return code
@@ -216,11 +261,17 @@ class AuthDb(Module):
     ) -> list[tuple[DbValue, ...]] | None:
         """At most one row; None when the database could not answer. The log is told by the database or here."""
         try:
-            if not self.skip_version_check and table not in self._checked:
-                await self._db.check_version(table, version)
-                self._checked.add(table)
+            await self._check_version(table, version)
             return await self._db.select(table, columns, where, limit=1)
         except DatabaseError as error:
-            if not error.transient:
-                self.core.log.error("auth_db: %s", error)
+            self._tell(error)
             return None
+
+    async def _check_version(self, table: str, version: int) -> None:
+        if not self.skip_version_check and table not in self._checked:
+            await self._db.check_version(table, version)
+            self._checked.add(table)
+
+    def _tell(self, error: DatabaseError) -> None:
+        if not error.transient:  # of others the database tells
+            self.core.log.error("auth_db: %s", error)

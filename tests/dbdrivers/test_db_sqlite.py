@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import sqlite3
@@ -55,6 +56,7 @@ def path(tmp_path: Path) -> Path:
 def play(path: Path, scenario: Callable[[SqliteDatabase], Coroutine[Any, Any, None]], **params: Any) -> None:
     async def run() -> None:
         database = DbSqlite(**params).open_database(parse_url(f"sqlite:{path}"))
+        await database.ready()
         try:
             await scenario(database)
         finally:
@@ -133,6 +135,75 @@ def test_a_read_by_key_is_answered_in_the_loop_and_a_scan_in_the_thread(path: Pa
         assert len(await database.select("people", ["name"], [("city", "=", "Ulm")])) == 200
         assert len(asked) == 2, "an index leads to more rows than the loop should read"
 
+    play(path, scenario)
+
+
+def test_a_prepared_read_by_key_is_answered_at_once(path: Path):
+    async def scenario(database: SqliteDatabase) -> None:
+        await database.insert_many("people", [{"name": f"n{i}", "city": "Ulm"} for i in range(200)])
+        by_name = database.prepare("people", ["city", "size"], [("name", "=")], limit=1)
+        assert by_name.rows_now("n7") == await by_name.rows("n7") == [("Ulm", 1.0)]
+        assert by_name.rows_now("nobody") == await by_name.rows("nobody") == []
+        await database.update("people", {"city": "Bonn"}, [("name", "=", "n7")])
+        assert by_name.rows_now("n7") == [("Bonn", 1.0)], "nothing is kept from before"
+        for text in ("Jos\udce9", "' OR 1=1 --"):
+            assert by_name.rows_now(text) == []
+
+    play(path, scenario)
+
+
+def test_a_prepared_read_that_is_not_short_has_to_be_awaited(path: Path):
+    async def scenario(database: SqliteDatabase) -> None:
+        await database.insert_many("people", [{"name": f"n{i}", "city": "Ulm"} for i in range(200)])
+        by_size = database.prepare("people", ["name"], [("size", "=")])
+        assert by_size.rows_now(1.0) is None, "no index leads to it"
+        assert len(await by_size.rows(1.0)) == 200
+        by_city = database.prepare("people", ["name"], [("city", "=")])
+        assert by_city.rows_now("Ulm") is None, "too many rows"
+        assert len(await by_city.rows("Ulm")) == 200
+        assert by_city.rows_now(None) is None
+        assert await by_city.rows(None) == []
+        everybody = database.prepare("people", ["name"], [])
+        assert everybody.rows_now() is None
+        assert len(await everybody.rows()) == 200
+
+    play(path, scenario)
+
+
+def test_a_read_by_key_that_walks_far_is_broken_off_in_the_loop(path: Path, monkeypatch):
+    """The plan looks short, and the second condition makes it long: the loop gives up, the thread answers."""
+
+    async def scenario(database: SqliteDatabase) -> None:
+        await database.insert_many("people", [{"name": f"n{i}", "city": "Ulm", "size": i} for i in range(9000)])
+        asked = []
+        query = database._in_thread.query
+        monkeypatch.setattr(database._in_thread, "query", lambda sql, args: (asked.append(sql), query(sql, args))[1])
+        nobody = [("city", "=", "Ulm"), ("size", "=", -1.0)]
+        assert await database.select("people", ["name"], nobody) == []
+        assert await database.select("people", ["name"], nobody) == []
+        assert len(asked) == 2
+        for number in range(0, 9000, 10):
+            assert await database.select("people", ["size"], [("name", "=", f"n{number}")]) == [(number,)]
+        assert len(asked) == 2, "many short ones are not one long one"
+
+    play(path, scenario)
+
+
+def test_reading_alone_puts_the_file_into_wal_mode(path: Path):
+    """Readers then never wait for a writer, and read in half the time."""
+
+    def journal_mode() -> str:
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            return str(other.execute("PRAGMA journal_mode").fetchone()[0])
+
+    async def scenario(database: SqliteDatabase) -> None:
+        await database.ready()
+        assert await database.select("people", ["city"], [("name", "=", "anna")]) == []
+        assert journal_mode() == "wal"
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode=DELETE")
+    assert journal_mode() == "delete"
     play(path, scenario)
 
 

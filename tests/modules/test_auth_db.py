@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -84,8 +85,8 @@ def answer(
 
 def call(core: FakeCore, function: str, run: Run, *args: Any) -> int:
     async def inside() -> int:
-        result: int = await core.call(function, run, *args)
-        return result
+        result: int | Awaitable[int] = core.call(function, run, *args)
+        return result if isinstance(result, int) else await result
 
     return asyncio.run(inside())
 

@@ -9,19 +9,8 @@ import secrets
 from typing import Annotated, Any, Final
 
 from opensipspy.module import Fixup, Module, Param, ParamError, Requires, script_function
-from opensipspy.modules.auth.api import (
-    ALGORITHM_NAMES,
-    AUTHORIZED,
-    GENERIC_ERROR,
-    INVALID_PASSWORD,
-    INVALID_USER,
-    MD5,
-    NO_CREDENTIALS,
-    STALE_NONCE,
-    Attempt,
-    AuthApi,
-)
-from opensipspy.modules.auth.nonce import Nonce, Nonces
+from opensipspy.modules.auth.api import ALGORITHM_NAMES, GENERIC_ERROR, INVALID_USER, MD5, Attempt, AuthApi
+from opensipspy.modules.auth.check import ALGORITHMS, Checker, qop_bit, state_of
 from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
 from opensipspy.script.run import Run
@@ -31,31 +20,14 @@ from opensipspy.sip import (
     H_PROXY_AUTHORIZATION,
     M_ACK,
     M_CANCEL,
-    M_REGISTER,
     Credentials,
     ParseError,
-    digest,
     parse_uri,
 )
 
-CONTEXT: Final = "auth"
-"""Key in `run.ctx`; the value is an `AuthState`."""
 SECRET_LENGTH: Final = 32
-QOPS: Final = {"auth": 1, "auth-int": 2}
-ALGORITHMS: Final = {name.lower(): number for number, name in enumerate(ALGORITHM_NAMES)}
-MAX_FIELD: Final = 512
-"""Characters in one field of the credentials."""
+MD5_ONLY: Final = (MD5,)
 E164_DIGITS: Final = 15
-
-
-class AuthState:
-    """What is known about the credentials of one request."""
-
-    __slots__ = ("authorized", "stale")
-
-    def __init__(self) -> None:
-        self.authorized: Attempt | None = None
-        self.stale = False
 
 
 def qop_options(text: str) -> int:
@@ -64,9 +36,10 @@ def qop_options(text: str) -> int:
     for name in text.split(","):
         name = name.strip().lower()
         if name and name != "0":
-            if name not in QOPS:
+            bit = qop_bit(name)
+            if not bit:
                 raise ValueError(f'"{name}" is no qop: those are auth and auth-int')
-            mask |= QOPS[name]
+            mask |= bit
     return mask
 
 
@@ -111,7 +84,7 @@ class Auth(Module, AuthApi):
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
-        self._nonces = Nonces(self._secret_bytes())
+        self._checker: Checker
         self._username: VarRef | None = None
         self._password: VarRef | None = None
         self._rpid: VarRef | None = None
@@ -134,7 +107,15 @@ class Auth(Module, AuthApi):
         return self
 
     async def start(self) -> None:
-        self._nonces = Nonces(self._secret_bytes())
+        self._checker = Checker(
+            self._secret_bytes(),
+            self.core.time,
+            self.core.random.getrandbits,
+            self.core.log,
+            lifetime_s=self.nonce_expire,
+            reusable=bool(self.disable_nonce_check),
+            realm_prefix=self.realm_prefix,
+        )
         self._username = self._variable("username_spec", self.username_spec)
         self._password = self._variable("password_spec", self.password_spec)
         self._rpid = self._variable("rpid_avp", self.rpid_avp)
@@ -164,22 +145,11 @@ class Auth(Module, AuthApi):
         qop: int | None,
         algorithms: tuple[int, ...] | None,
     ) -> int:
-        realm = realm or self._domain(run)
+        realm = realm or self._checker.realm(run)
         if not realm:
             return 0 if self.core.send_reply(run, 400, "Bad Request") > 0 else -1
-        mask = qop or 0
-        names = ",".join(name for name, bit in QOPS.items() if bit & mask)
-        stale = self._state(run).stale
-        now = self.core.time()
-        lines = []
-        for algorithm in algorithms or (MD5,):
-            nonce = self._nonces.make(now, self.core.random.getrandbits(64), algorithm, mask)
-            lines.append(
-                f"{header}: "
-                + digest.challenge(realm, nonce, algorithm=ALGORITHM_NAMES[algorithm], qop=names, stale=stale)
-                + "\r\n"
-            )
-        return 0 if self.core.send_reply(run, code, reason, "".join(lines)) > 0 else -1
+        lines = self._checker.challenge_lines(run, header, realm, qop or 0, algorithms or MD5_ONLY)
+        return 0 if self.core.send_reply(run, code, reason, lines) > 0 else -1
 
     # --- authorization
 
@@ -212,88 +182,22 @@ class Auth(Module, AuthApi):
         return self.finish(run, attempt, str(password), bool(self.calculate_ha1))
 
     def begin(self, run: Run, kind: int, realm: str) -> Attempt | int:
-        if run.msg.method_id & (M_ACK | M_CANCEL):
-            # RFC 3261 §22.1: neither can be challenged.
-            return AUTHORIZED
-        realm = realm or self._domain(run)
-        if not realm:
-            return GENERIC_ERROR
-        attempt = self._find(run, kind, realm)
-        if isinstance(attempt, int):
-            return attempt
-        nonce = attempt.nonce
-        if not isinstance(nonce, Nonce) or not self._acceptable(run, attempt, nonce):
-            self._state(run).stale = True
-            return STALE_NONCE
-        return attempt
-
-    def _find(self, run: Run, kind: int, realm: str) -> Attempt | int:
-        """The first credentials for the realm."""
-        wanted = realm.lower()
-        for header in run.msg.all(kind):
-            try:
-                credentials = digest.parse_credentials(header.value)
-            except ParseError as error:
-                self.core.log.info("auth: %s in credentials from %s", error.reason, run.msg.source.text)
-                return GENERIC_ERROR
-            if not credentials.is_digest or credentials.realm.lower() != wanted:
-                continue
-            fields = (credentials.username, credentials.realm, credentials.uri, credentials.nonce, credentials.cnonce)
-            algorithm = ALGORITHMS.get(credentials.algorithm.lower() or "md5")
-            if algorithm is None or not credentials.username or not credentials.response:
-                return GENERIC_ERROR
-            if max(map(len, fields)) > MAX_FIELD:
-                return GENERIC_ERROR
-            user, at, domain = credentials.username.rpartition("@")
-            if not at:
-                user, domain = credentials.username, credentials.realm
-            nonce = self._nonces.read(credentials.nonce)
-            return Attempt(header, credentials, credentials.realm, user, domain, algorithm, nonce)
-        return NO_CREDENTIALS
-
-    def _acceptable(self, run: Run, attempt: Attempt, nonce: Nonce) -> bool:
-        """Whether the nonce is fresh, unused, and offered for this algorithm and qop (so that none was taken away)."""
-        if nonce.algorithm != attempt.algorithm or not nonce.is_fresh(self.core.time(), self.nonce_expire):
-            return False
-        qop = attempt.credentials.qop.lower()
-        if (QOPS.get(qop, 0) & nonce.qop) == 0 and (qop or nonce.qop):
-            return False
-        if self.disable_nonce_check or not self._nonces.is_used(nonce):
-            return True
-        before = self._state(run).authorized
-        # The script may ask twice about one request.
-        return before is not None and before.header is attempt.header
+        return self._checker.begin(run, kind, realm)
 
     def finish(self, run: Run, attempt: Attempt, secret: str, plain: bool) -> int:
-        credentials = attempt.credentials
-        algorithm = ALGORITHM_NAMES[attempt.algorithm]
-        ha1 = digest.ha1(credentials.username, credentials.realm, secret, algorithm) if plain else secret
-        # An empty password column is no password that a peer could know.
-        if not secret or not digest.verify(credentials, ha1, run.msg.method, run.msg.body):
-            return INVALID_PASSWORD
-        return self.accept(run, attempt)
+        return self._checker.finish(run, attempt, secret, plain)
 
     def accept(self, run: Run, attempt: Attempt) -> int:
-        state = self._state(run)
-        if state.authorized is None or state.authorized.header is not attempt.header:
-            nonce = attempt.nonce
-            if not isinstance(nonce, Nonce):
-                return GENERIC_ERROR
-            # Asked again after the password was looked up: another request may have used the nonce meanwhile.
-            if not self.disable_nonce_check and not self._nonces.use(nonce, self.core.time(), self.nonce_expire):
-                state.stale = True
-                return STALE_NONCE
-            state.authorized = attempt
-        return AUTHORIZED
+        return self._checker.accept(run, attempt)
 
     def authorized(self, run: Run) -> Credentials | None:
-        attempt = self._state(run).authorized
+        attempt = state_of(run).authorized
         return attempt.credentials if attempt is not None else None
 
     @script_function(routes=REQUEST)
     def consume_credentials(self, run: Run) -> int:
         """Remove the credentials that were found correct, so that no other hop sees them. Returns -1 without such."""
-        attempt = self._state(run).authorized
+        attempt = state_of(run).authorized
         if attempt is None:
             if not run.msg.method_id & (M_ACK | M_CANCEL):
                 self.core.log.error("auth: consume_credentials: no credentials were authorized")
@@ -337,22 +241,6 @@ class Auth(Module, AuthApi):
         return "" if value is None else str(value)
 
     # --- details
-
-    def _state(self, run: Run) -> AuthState:
-        state = run.ctx.get(CONTEXT)
-        if not isinstance(state, AuthState):
-            state = run.ctx[CONTEXT] = AuthState()
-        return state
-
-    def _domain(self, run: Run) -> str:
-        """The realm for "": the domain of To in REGISTER, of From in others, without realm_prefix."""
-        try:
-            address = run.msg.to if run.msg.method_id == M_REGISTER else run.msg.from_
-            domain = parse_uri(address.uri).host_text
-        except ParseError:
-            return ""
-        shorter = domain.removeprefix(self.realm_prefix)
-        return shorter or domain
 
     def _variable(self, param: str, spec: str | None) -> VarRef | None:
         """The variable written in a parameter; None for an empty one."""

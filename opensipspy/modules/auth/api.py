@@ -3,54 +3,43 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Final
 
+from opensipspy.modules.auth.check import (
+    ALGORITHM_NAMES,
+    AUTHORIZED,
+    GENERIC_ERROR,
+    INVALID_PASSWORD,
+    INVALID_USER,
+    MD5,
+    MD5_SESS,
+    NO_CREDENTIALS,
+    SHA256,
+    SHA256_SESS,
+    SHA512_256,
+    SHA512_256_SESS,
+    STALE_NONCE,
+    Attempt,
+)
 from opensipspy.script.run import Run
-from opensipspy.sip import Credentials, Header
+from opensipspy.sip import Credentials
 
-# What the authorize functions return to the script.
-AUTHORIZED: Final = 1
-INVALID_USER: Final = -1
-INVALID_PASSWORD: Final = -2
-STALE_NONCE: Final = -3
-NO_CREDENTIALS: Final = -4
-GENERIC_ERROR: Final = -5
-
-# Digest algorithms by number, from the weakest; the -sess forms differ in what they make of the HA1.
-MD5: Final = 0
-MD5_SESS: Final = 1
-SHA256: Final = 2
-SHA256_SESS: Final = 3
-SHA512_256: Final = 4
-SHA512_256_SESS: Final = 5
-ALGORITHM_NAMES: Final = ("MD5", "MD5-sess", "SHA-256", "SHA-256-sess", "SHA-512-256", "SHA-512-256-sess")
-
-
-class Attempt:
-    """Credentials with a fresh nonce of ours, whose response is still to be checked.
-
-    domain: of the credentials' user name, or else their realm. algorithm: one of the numbers above.
-    """
-
-    __slots__ = ("algorithm", "credentials", "domain", "header", "nonce", "realm", "user")
-
-    def __init__(
-        self,
-        header: Header,
-        credentials: Credentials,
-        realm: str,
-        user: str,
-        domain: str,
-        algorithm: int,
-        nonce: object,
-    ) -> None:
-        self.header = header
-        self.credentials = credentials
-        self.realm = realm
-        self.user = user
-        self.domain = domain
-        self.algorithm = algorithm
-        self.nonce = nonce
+__all__ = [
+    "ALGORITHM_NAMES",
+    "AUTHORIZED",
+    "GENERIC_ERROR",
+    "INVALID_PASSWORD",
+    "INVALID_USER",
+    "MD5",
+    "MD5_SESS",
+    "NO_CREDENTIALS",
+    "SHA256",
+    "SHA256_SESS",
+    "SHA512_256",
+    "SHA512_256_SESS",
+    "STALE_NONCE",
+    "Attempt",
+    "AuthApi",
+]
 
 
 class AuthApi(ABC):
