@@ -166,7 +166,7 @@ async def start_server(
     settings.script, settings.workdir, settings.log_stderr = str(script), str(folder), True
     loaded = load(settings)
     server = Server(settings, loaded, open_logs(settings, loaded), asyncio.get_running_loop())
-    server.core._clock = clock
+    server.core.set_clock(clock)
     await server.start()
     gc.collect()
     gc.freeze()

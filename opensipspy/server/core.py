@@ -101,7 +101,7 @@ class ServerCore(Core):
     ) -> None:
         """clock never jumps, wall_clock is seconds since 1970; a simulation hands in its own."""
         self.loop = loop
-        self._clock = clock
+        self.set_clock(clock)
         self._wall_clock = wall_clock
         self.network = network
         self.globals: Any = None
@@ -154,6 +154,12 @@ class ServerCore(Core):
 
     def now(self) -> float:
         return self._clock()
+
+    def set_clock(self, clock: Callable[[], float]) -> None:
+        """Take the time from `clock` from now on."""
+        self._clock = clock
+        # Asked twenty times for each call: the clock itself takes the place of the method that would ask it.
+        self.__dict__["now"] = clock
 
     def time(self) -> float:
         return self._wall_clock()

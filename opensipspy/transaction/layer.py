@@ -29,6 +29,8 @@ from opensipspy.transaction.ident import (
 from opensipspy.transaction.state import Branch, Client, Settings, Transaction
 from opensipspy.transaction.timers import NEVER, SLACK, Timed, Wheel
 
+LABELS_DRAWN: Final = 64
+
 # What `receive_reply` found.
 ABSORBED: Final = 0
 DELIVERED: Final = 1
@@ -100,6 +102,7 @@ class TransactionLayer:
         self._servers: dict[str, Transaction] = {}
         self._by_id: dict[str, Transaction] = {}
         self._by_dialog: dict[str, Transaction] = {}
+        self._labels: list[str] = []
         self._wheel: Wheel = Wheel()
         self._invite_client: list[t_.Row | None] = t_.rows(t_.INVITE_CLIENT)
         self._client: list[t_.Row | None] = t_.rows(t_.CLIENT)
@@ -186,13 +189,18 @@ class TransactionLayer:
 
     def _register(self, transaction: Transaction, call_id: str, label: str) -> None:
         transaction.hash = call_hash(call_id)
-        if not label:
-            label = f"{self._random.getrandbits(31):x}"
-        name = f"{transaction.hash:x}.{label}"
+        name = f"{transaction.hash:x}.{label or self._label()}"
         while name in self._by_id:
-            name = f"{transaction.hash:x}.{self._random.getrandbits(31):x}"
+            name = f"{transaction.hash:x}.{self._label()}"
         transaction.id = name
         self._by_id[name] = transaction
+
+    def _label(self) -> str:
+        """32 unpredictable bits in hexadecimal. Many are drawn at once: each draw is a system call."""
+        if not self._labels:
+            text = f"{self._random.getrandbits(32 * LABELS_DRAWN):0{8 * LABELS_DRAWN}x}"
+            self._labels = [text[at : at + 8] for at in range(0, len(text), 8)]
+        return self._labels.pop()
 
     def retransmission(self, transaction: Transaction, now: float) -> None:
         """The request came again: the last response goes out again, if there is one."""

@@ -171,12 +171,24 @@ class Flow(Hooks):
         self.no_connection_branch: int = connection_flag(core, "branch", NO_CONNECTION_FOR_BRANCH)
         self.no_connection_reply: int = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
         self.tag_prefix: str = f"{core.random.getrandbits(48):012x}"
+        self._globals: object = None
+        self._dns_failover: bool = True
+        self._warns: bool = False
+        self._server_line: str = ""
         self._callbacks: list[list[Callback]] = [[] for _ in range(EVENTS)]
         # Requests without a final reply, by the protocol, address and port of the connection that they left by.
         self._on_connections: dict[tuple[int, str, int], dict[Client, None]] = {}
         core.on_disconnect(self.disconnected)
         self._wake_handle: CancelHandle | None = None
         self._wake_at: float = 0.0
+
+    def _read_globals(self) -> None:
+        """What the script's globals say about requests and replies made here: read once for each script."""
+        found = self.core.globals
+        self._dns_failover = not getattr(found, "disable_dns_failover", False)
+        self._warns = bool(getattr(found, "sip_warning", False))
+        self._server_line = self.tm.server_line()
+        self._globals = found
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -398,7 +410,9 @@ class Flow(Hooks):
         destinations = self.destinations(run)
         run.branches = []
         transaction.flags = run.msg_flags
-        if flags & NO_DNS_FAILOVER or getattr(self.core.globals, "disable_dns_failover", False):
+        if self.core.globals is not self._globals:
+            self._read_globals()
+        if flags & NO_DNS_FAILOVER or not self._dns_failover:
             transaction.no_dns_failover = True
         if flags & ALLOW_NO_CANCEL:
             transaction.keep_pending = any(
@@ -913,9 +927,12 @@ class Flow(Hooks):
             headers, body = take_reply_additions(run, code, headers, body)
             if run.via_flags and run.msg is request:  # force_rport() may have come after t_newtran()
                 transaction.upstream = reply_target(run)
-        headers += warning(self.core, request, run)
+        if self.core.globals is not self._globals:
+            self._read_globals()
+        if self._warns:
+            headers += warning(self.core, request, run)
         tag = "" if code == 100 else to_tag or self.tag_of(transaction)
-        data = sip.build_reply(request, code, reason, tag, headers, body, content_type, self.tm.server_line())
+        data = sip.build_reply(request, code, reason, tag, headers, body, content_type, self._server_line)
         now = self.core.now()
         if not self.layer.reply(transaction, code, data, request.to_tag or tag, True, now):
             return False

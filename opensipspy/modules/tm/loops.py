@@ -25,8 +25,12 @@ ENDS: Final = ";, \t\r\n"
 
 def looped(layer: TransactionLayer, msg: Message) -> bool:
     """Whether a new request is one that is on its way through here already."""
+    headers = msg.all(sip.H_VIA)
+    if len(headers) == 1 and "," not in headers[0].value:
+        # Straight from a phone: its Via is parsed already.
+        return _is_open(layer, msg, msg.via.branch)
     seen = 0
-    for header in msg.all(sip.H_VIA):
+    for header in headers:
         text = header.value
         at = text.find(COOKIE)
         while at >= 0:
@@ -37,12 +41,17 @@ def looped(layer: TransactionLayer, msg: Message) -> bool:
                 end = at
                 while end < len(text) and text[end] not in ENDS:
                     end += 1
-                transaction_id, _ = split_branch(text[at:end])
-                found = layer.find_id(transaction_id) if transaction_id else None
-                if found is not None and same_request(found, msg):
+                if _is_open(layer, msg, text[at:end]):
                     return True
             at = text.find(COOKIE, at + 1)
     return False
+
+
+def _is_open(layer: TransactionLayer, msg: Message, branch: str) -> bool:
+    """Whether a branch parameter is that of an open transaction of the same request."""
+    transaction_id, _ = split_branch(branch)
+    found = layer.find_id(transaction_id) if transaction_id else None
+    return found is not None and same_request(found, msg)
 
 
 def same_request(transaction: Transaction, msg: Message) -> bool:

@@ -33,6 +33,8 @@ MAX_BODY: Final = 65535
 
 def flag_bits(text: str) -> int:
     """The bits of a comma-separated flag list; words that are not known were found at load."""
+    if not text:
+        return 0
     bits = 0
     for word in text.split(","):
         bits |= FLAG_BITS.get(word.strip(), 0)
