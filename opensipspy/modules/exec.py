@@ -46,6 +46,7 @@ class Exec(Module):
         super().__init__(**params)
         self._programs: set[Process] = set()
         self._starting = 0
+        self._stopped = False
 
     @script_function(routes=REQUEST | FAILURE | ONREPLY | LOCAL | STARTUP | TIMER | EVENT, waits="maybe", async_ok=True)
     def exec(
@@ -114,6 +115,8 @@ class Exec(Module):
         program = Process(transport, protocol, loop)
         self._programs.add(program)
         try:
+            if self._stopped:
+                return None
             async with asyncio.timeout(self.time_to_kill or None):
                 _, output, errors, _ = await asyncio.gather(
                     _feed(program, stdin), _read(program.stdout), _read(program.stderr), program.wait()
@@ -133,7 +136,8 @@ class Exec(Module):
         return output, errors
 
     async def stop(self) -> None:
-        """End the programs that still run."""
+        """End the programs that still run; one that is just being started ends itself."""
+        self._stopped = True
         await asyncio.gather(*(_end(program) for program in list(self._programs)))
 
 
