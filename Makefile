@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VAR ?= var
 # -n: two test processes at most, since many tests start servers of their own.
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 2
 
 .PHONY: help run test lint format bench fuzz wheel clean
 .DEFAULT_GOAL := help

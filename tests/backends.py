@@ -13,18 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-PATIENCE_S = 30.0
+from tests.ports import free_port
+
+# On a loaded machine a server may take long to begin.
+PATIENCE_S = 120.0
 INITDB = ("--no-sync", "-E", "UTF8", "--locale=C")
-
-
-def free_port() -> int:
-    """Below 55536: a Redis cluster also takes the port that is 10,000 higher."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = int(listener.getsockname()[1])
-        if port < 55536:
-            return port
 
 
 def program(*names: str, folders: tuple[str, ...] = ()) -> str | None:
@@ -265,14 +258,8 @@ class RedisCluster:
         return program("redis-cli") if RedisServer.programs() else None
 
     def __init__(self) -> None:
-        # A node's bus listens 10000 above its port.
-        self.nodes: list[RedisServer] = []
-        while len(self.nodes) < 3:
-            server = RedisServer()
-            if server.port <= 55535:
-                self.nodes.append(server)
-            else:
-                server.stop()
+        # A node's bus listens 10,000 above its port.
+        self.nodes = [RedisServer() for _ in range(3)]
 
     def start(self) -> None:
         for node in self.nodes:

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import ports
 from tests.scenarios.server import ServerProcess
 from tests.scenarios.sipp_peer import Sipp
 
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """A function that gives a port free for UDP and TCP on 127.0.0.1, a different one at each call."""
-    given: set[int] = set()
-
-    def choose() -> int:
-        while True:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
-                tcp.bind(("127.0.0.1", 0))
-                port = int(tcp.getsockname()[1])
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                    try:
-                        udp.bind(("127.0.0.1", port))
-                    except OSError:
-                        continue
-            if port not in given:
-                given.add(port)
-                return port
-
-    return choose
+    """A function that gives a port that is free on loopback, a different one at each call."""
+    return ports.free_port
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def play(backend: Backend, scenario: Callable[[], Awaitable[None]]) -> None:
         finally:
             await backend.close()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.fixture

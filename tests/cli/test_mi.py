@@ -37,7 +37,7 @@ def test_both_doors_are_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         httpd, http = core.add(Httpd(port=0)), core.add(MiHttp())
         for module in (pipe, httpd, http):
             await module.launch()
-        await asyncio.wait_for(httpd.serving.wait(), 20)
+        await asyncio.wait_for(httpd.serving.wait(), 60)
         url = "http://{}:{}/mi".format(*httpd.address)
         fifo = ["--fifo", str(tmp_path / "fifo"), "--reply-dir", str(tmp_path)]
         statuses = [

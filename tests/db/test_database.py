@@ -264,7 +264,7 @@ def test_writes_are_gathered(flush_s: float, number: int):
                 await asyncio.sleep(0)
             if each < 2:
                 assert database.rows == []
-        await asyncio.wait_for(database.written.wait(), 5)
+        await asyncio.wait_for(database.written.wait(), 60)
         assert database.rows == list(range(number))
         assert database.calls == 1
 

@@ -42,7 +42,7 @@ def play(url: str, scenario: Scenario, **params: Any) -> None:
         finally:
             await core.cachedbs.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_values(stub: Any) -> None:

@@ -360,7 +360,7 @@ def test_a_server_that_accepts_and_never_answers(served: StoreKind) -> None:
                 await store.fetch("key")
             await core.cachedbs.close()
 
-        asyncio.run(asyncio.wait_for(run(), 30))
+        asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_nothing_listens(served: StoreKind) -> None:
@@ -378,7 +378,7 @@ def test_nothing_listens(served: StoreKind) -> None:
         with pytest.raises(CacheError, match="closed"):
             await store.fetch("key")
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_a_close_ends_what_waits(served: StoreKind) -> None:

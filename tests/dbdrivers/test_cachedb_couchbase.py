@@ -119,7 +119,7 @@ def play(scenario: Scenario) -> None:
             await store.close()
         assert server.asked[-1] == "close"
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_values_and_their_expiry() -> None:

@@ -67,5 +67,5 @@ def test_errors_of_the_service_pass_or_stay(dynamodb_server: DynamodbStub, caplo
             assert not caught.value.transient
         await core.cachedbs.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert "s3cret" not in caplog.text

@@ -23,7 +23,7 @@ def play(url: str, scenario: Callable[[CacheDb], Awaitable[None]]) -> None:
         finally:
             await core.cachedbs.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_counters_stop_at_zero_and_have_no_spaces(memcached_server: MemcachedServer) -> None:

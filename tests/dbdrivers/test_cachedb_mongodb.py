@@ -28,7 +28,7 @@ def play(url: str, scenario: Callable[[MongodbStore], Awaitable[None]]) -> None:
         finally:
             await core.cachedbs.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.parametrize(

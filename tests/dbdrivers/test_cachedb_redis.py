@@ -256,10 +256,10 @@ def test_tls_domains(redis_server: RedisServer, certificate: tuple[Path, Path], 
             until_ok = [*command, "cluster", "info"]
             while b"cluster_state:ok" not in subprocess.run(until_ok, check=True, capture_output=True).stdout:
                 time.sleep(0.05)
-        asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=ours")), 30))
+        asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=ours")), 60))
         assert domains.asked > 1
         with pytest.raises(StartError, match="tls_domain theirs"):
-            asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=theirs")), 30))
+            asyncio.run(asyncio.wait_for(run(server.url("a", "/?tls_domain=theirs")), 60))
     finally:
         server.stop()
 

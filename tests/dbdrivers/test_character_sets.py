@@ -23,7 +23,7 @@ def play(driver: DbDriver, url: str, scenario: Scenario) -> None:
         finally:
             await database.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def latin_rows(database: Database) -> None:

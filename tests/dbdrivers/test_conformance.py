@@ -825,7 +825,7 @@ def test_a_closed_database_is_closed(people: Backend) -> None:
 
 
 async def until(condition: Callable[[], bool | Coroutine[Any, Any, bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = condition()
             if found is True or (asyncio.iscoroutine(found) and await found):

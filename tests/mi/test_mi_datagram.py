@@ -29,7 +29,7 @@ def serve(scenario: Callable[[FakeCore, MiDatagram], Coroutine[Any, Any, Any]], 
         door = core.add(MiDatagram(**params))
         await door.launch()
         try:
-            return await asyncio.wait_for(scenario(core, door), 20)
+            return await asyncio.wait_for(scenario(core, door), 60)
         finally:
             await core.settle()
             await door.shutdown()
@@ -42,7 +42,7 @@ async def ask(address: Any, *requests: bytes, family: int = socket.AF_INET, bind
 
     def talk() -> list[Any]:
         with socket.socket(family, socket.SOCK_DGRAM) as client:
-            client.settimeout(10)
+            client.settimeout(30)
             if bind:
                 client.bind(bind)
             answers = []

@@ -29,7 +29,7 @@ def run_door(folder: Path, scenario: Callable[[FakeCore, MiFifo], Coroutine[Any,
         door = core.add(MiFifo(fifo_name=str(folder / "fifo"), reply_dir=str(folder), **params))
         await door.launch()
         try:
-            return await asyncio.wait_for(scenario(core, door), 20)
+            return await asyncio.wait_for(scenario(core, door), 60)
         finally:
             await door.shutdown()
             for task in core.tasks:

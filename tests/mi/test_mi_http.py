@@ -29,9 +29,9 @@ def serve(scenario: Callable[[FakeCore, str], Coroutine[Any, Any, Any]], **param
         await httpd.launch()
         await door.launch()
         try:
-            await asyncio.wait_for(httpd.serving.wait(), 20)
+            await asyncio.wait_for(httpd.serving.wait(), 60)
             host, port = httpd.address
-            return await asyncio.wait_for(scenario(core, f"http://{host}:{port}"), 20)
+            return await asyncio.wait_for(scenario(core, f"http://{host}:{port}"), 60)
         finally:
             await door.shutdown()
             await httpd.shutdown()
@@ -45,7 +45,7 @@ async def post(url: str, body: Any) -> tuple[int, Any]:
     def call() -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             text = response.read()
             return response.status, json.loads(text) if text else None
 
@@ -96,7 +96,7 @@ def test_the_root_is_a_parameter_and_only_post_is_taken() -> None:
     async def status(url: str, data: bytes | None) -> int:
         def fetch() -> int:
             try:
-                with urllib.request.urlopen(url, data, timeout=10) as response:
+                with urllib.request.urlopen(url, data, timeout=30) as response:
                     return int(response.status)
             except urllib.error.HTTPError as error:
                 with error:

@@ -23,7 +23,7 @@ def loaded() -> tuple[FakeCore, EventDatagram]:
 
 def peer(family: int, address: object) -> socket.socket:
     made = socket.socket(family, socket.SOCK_DGRAM)
-    made.settimeout(5)
+    made.settimeout(30)
     made.bind(address)  # type: ignore[arg-type]
     return made
 

@@ -36,8 +36,8 @@ def serve(scenario: Scenario, **params: Any) -> Any:
         server.mount("echo", echo, "test")
         await server.launch()
         try:
-            await asyncio.wait_for(server.serving.wait(), 20)
-            return await asyncio.wait_for(scenario(core, server), 20)
+            await asyncio.wait_for(server.serving.wait(), 60)
+            return await asyncio.wait_for(scenario(core, server), 60)
         finally:
             await server.shutdown()
 

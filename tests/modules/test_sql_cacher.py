@@ -65,7 +65,7 @@ class House:
             finally:
                 await self.database.close()
 
-        asyncio.run(asyncio.wait_for(work(), 30))
+        asyncio.run(asyncio.wait_for(work(), 60))
 
     def value(self, name: str) -> Any:
         return self.core.read("$sql_cached_value", self.run, name)

@@ -149,7 +149,7 @@ def play(path: Path, name: str, params: dict[str, Any], ask: tuple[str, tuple[An
             await module.shutdown()
             await database.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def check_log(told: Told, lines: int) -> None:

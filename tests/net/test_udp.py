@@ -52,7 +52,7 @@ def test_answers_leave_from_the_listening_point(loop: str) -> None:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as client:
                 client.bind((address, 0))
-                client.settimeout(5)
+                client.settimeout(30)
                 at = only(udp).socket
                 assert udp.send(b"hello", Peer(sip.PROTO_UDP, *client.getsockname()[:2]), at)
                 data, source = client.recvfrom(100)

@@ -65,6 +65,7 @@ class Phone:
         self.socket.bind(("127.0.0.1", 0))
         self.port = int(self.socket.getsockname()[1])
         self.contact = f"<sip:{user}@127.0.0.1:{self.port}>"
+        self._seen: set[bytes] = set()
 
     def close(self) -> None:
         self.socket.close()
@@ -73,19 +74,26 @@ class Phone:
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         self.socket.sendto(data, self.server)
 
-    def receive(self, limit_s: float = 5.0) -> Received:
+    def receive(self, limit_s: float = 30.0) -> Received:
         """The next datagram. Raises TimeoutError."""
         self.socket.settimeout(max(limit_s, 0.001))
         data, source = self.socket.recvfrom(65535)
         return Received(data, source)
 
-    def expect(self, what: int | str, limit_s: float = 5.0, *, skip: tuple[int | str, ...] = (100,)) -> Received:
-        """The next message, which must be this status or method; those in `skip` and their repeats are passed over."""
+    def expect(self, what: int | str, limit_s: float = 30.0, *, skip: tuple[int | str, ...] = (100,)) -> Received:
+        """The next message, which must be this status or method; those in `skip` and what came before are passed over.
+
+        What came before: on a loaded machine the server may have sent something again before it saw our answer.
+        """
         end = time.monotonic() + limit_s
         while True:
             message = self.receive(end - time.monotonic())
+            repeated = message.raw in self._seen
+            self._seen.add(message.raw)
             if what in (message.status, message.method if not message.status else None):
                 return message
+            if repeated:
+                continue
             if message.status in skip or (not message.status and message.method in skip):
                 continue
             raise AssertionError(f"expected {what}, got:\n{message.raw.decode(errors='replace')}")
@@ -268,7 +276,7 @@ class Phone:
         return "\r\n".join(lines) + "\r\n\r\n"
 
 
-def until(condition: Callable[[], bool], limit_s: float = 5.0, what: str = "the condition") -> None:
+def until(condition: Callable[[], bool], limit_s: float = 30.0, what: str = "the condition") -> None:
     """Poll something that gives no event of its own, such as a file that another process writes."""
     end = time.monotonic() + limit_s
     while not condition():

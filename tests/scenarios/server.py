@@ -22,8 +22,8 @@ def shipped(name: str) -> str:
 class ServerProcess:
     """`python -m opensipspy -f SCRIPT -F -E -w FOLDER`; says when it is ready through the sd_notify protocol."""
 
-    start_limit_s = 20.0
-    stop_limit_s = 10.0
+    start_limit_s = 90.0
+    stop_limit_s = 30.0
 
     def __init__(self, script: Path, folder: Path, arguments: Sequence[str] = ()) -> None:
         self.script = script
@@ -92,6 +92,6 @@ class ServerProcess:
         self.process.kill()
         self.process.wait()
 
-    def wait(self, limit_s: float = 20.0) -> int:
+    def wait(self, limit_s: float = 90.0) -> int:
         assert self.process is not None
         return self.process.wait(limit_s)

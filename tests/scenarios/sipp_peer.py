@@ -25,7 +25,7 @@ class Sipp:
         username: str = "",
         password: str = "",
         transport: str = "u1",
-        limit_s: int = 30,
+        limit_s: int = 60,
         extra: tuple[str, ...] = (),
     ) -> None:
         """scenario: file name below tests/scenarios/sipp; target: "host:port"; keys: `[name]` words of the file."""

@@ -80,7 +80,7 @@ class Baresip:
     def shown(self) -> str:
         return self.output.read_text(encoding="utf-8", errors="replace") if self.output.exists() else ""
 
-    def expect(self, text: str, limit_s: float = 15.0) -> None:
+    def expect(self, text: str, limit_s: float = 60.0) -> None:
         try:
             until(lambda: text in self.shown(), limit_s, f"{text!r} of baresip")
         except AssertionError as error:

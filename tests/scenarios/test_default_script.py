@@ -68,7 +68,7 @@ class Site:
             json.dumps(request).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(call, timeout=5) as response:
+        with urllib.request.urlopen(call, timeout=30) as response:
             answer = json.loads(response.read())
         assert "error" not in answer, answer
         return answer["result"]

@@ -227,11 +227,11 @@ def test_a_header_without_end_and_half_open_connections_harm_nobody_else(
             stream.sendall(b"INVITE sip:bob@127.0.0.1 SIP/2.0\r\nVia: ")
         call(alice, bob)
         with socket.create_connection(address) as stream:
-            stream.settimeout(10)
+            stream.settimeout(30)
             assert ended_while_sending(stream), "a head without end must end its connection"
         call(alice, bob)
         for stream in waiting:
-            stream.settimeout(20)
+            stream.settimeout(30)
             assert stream.recv(1) == b"", "an unfinished message must end its connection"
     finally:
         for stream in waiting:
@@ -282,7 +282,7 @@ def test_a_length_that_cannot_be_is_answered_and_ends_the_stream(
     """RFC 3261 §18.3: what follows cannot be found again, so the connection ends; RFC 4475 §3.1.2.2."""
     _, address = place()
     with socket.create_connection(address) as stream:
-        stream.settimeout(5)
+        stream.settimeout(30)
         port = stream.getsockname()[1]
         stream.sendall(
             f"OPTIONS sip:bob@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:{port};branch=z9hG4bKlength\r\n"
@@ -305,7 +305,7 @@ def test_garbage_at_the_http_door_is_one_line_in_the_log(
     server = start_server(script)
     for garbage in (b"\x16\x03\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 20000 + b"\r\n", b"GET\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", http)) as stream:
-            stream.settimeout(10)
+            stream.settimeout(30)
             stream.sendall(garbage)
             assert b" 400 " in stream.recv(100), garbage[:20]
     lines = server.log_text().splitlines()

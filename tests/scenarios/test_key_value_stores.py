@@ -54,7 +54,7 @@ class Caller:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.connect(("127.0.0.1", port))
-        self._socket.settimeout(10)
+        self._socket.settimeout(30)
         self._number = 0
 
     def send(self, method: str) -> None:

@@ -50,12 +50,12 @@ def test_a_request_that_a_lost_connection_took_along(
         closing(socket.create_server(("127.0.0.1", 0))) as listener,
     ):
         start_server(SCRIPT.replace("@port@", str(port)).replace("@spare@", str(spare.port)))
-        listener.settimeout(10)
+        listener.settimeout(30)
         uri = f"sip:{user}@127.0.0.1:{listener.getsockname()[1]};transport=tcp"
         alice.send(alice.request(method, uri))
         connection, _ = listener.accept()
         with connection:
-            connection.settimeout(10)
+            connection.settimeout(30)
             assert connection.recv(65535).startswith(method.encode())
         if user == "spare":
             received = spare.expect(method)

@@ -137,7 +137,7 @@ def test_a_dead_name_server_holds_up_nobody_else(
     alice, bob, carol = phone("alice", port), phone("bob", port), phone("carol", port)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.settimeout(10)
+        silent.settimeout(30)
         environment(f"127.0.0.1:{silent.getsockname()[1]}")
         start_server(SCRIPT.replace("PORT", str(port)))
         alice.send(alice.request("INVITE", "sip:bob@lost.test"))

@@ -70,7 +70,7 @@ class Site:
 def site(start_server: Callable[..., ServerProcess], free_port: Callable[[], int], tmp_path: Path) -> Iterator[Site]:
     with socket.socket(type=socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
-        peer.settimeout(10)
+        peer.settimeout(30)
         port = free_port()
         start_server(SCRIPT.format(port=port, folder=tmp_path, peer=peer.getsockname()[1]))
         yield Site(tmp_path, port, peer)
@@ -90,7 +90,7 @@ def test_uac_dlg_gives_the_final_reply_over_the_pipe(site: Site) -> None:
     assert "\r\nUser-Agent: " in options
     site.answer(options, "100 Trying")
     site.answer(options, "404 Nobody here")
-    output, errors = asked.communicate(timeout=20)
+    output, errors = asked.communicate(timeout=60)
     assert asked.returncode == 0, errors
     answer = json.loads(output)
     assert answer["Status"] == "404 Nobody here"
@@ -108,14 +108,14 @@ def test_local_route_can_send_it_elsewhere(site: Site) -> None:
     assert info.startswith(f"INFO sip:elsewhere@127.0.0.1:{site.peer_port} SIP/2.0\r\n")
     assert info.count("\r\nVia: ") == 1
     site.answer(info, "200 OK")
-    output, _ = asked.communicate(timeout=20)
+    output, _ = asked.communicate(timeout=60)
     assert json.loads(output)["Status"] == "200 OK"
 
 
 def test_t_new_request_sends_what_the_script_says(site: Site) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as caller:
         caller.bind(("127.0.0.1", 0))
-        caller.settimeout(10)
+        caller.settimeout(30)
         port = caller.getsockname()[1]
         text = (
             f"OPTIONS sip:x@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{port};branch=z9hG4bKa\r\n"

@@ -88,7 +88,7 @@ def phone(site: Site) -> Iterator[Callable[[str], Phone]]:
 
 def read(stream: socket.socket) -> Received:
     """One message without a body from a stream."""
-    stream.settimeout(5)
+    stream.settimeout(30)
     data = b""
     while b"\r\n\r\n" not in data:
         piece = stream.recv(65535)
@@ -148,7 +148,7 @@ def test_messages_are_found_wherever_the_stream_is_cut(site: Site, cut: int) -> 
         data = b"\r\n" + options(port, f"one{cut}") + options(port, f"two{cut}") + b"\r\n\r\n"
         stream.sendall(data[:cut])
         stream.sendall(data[cut:])
-        stream.settimeout(5)
+        stream.settimeout(30)
         received = b""
         while not received.endswith(b"\r\n\r\n\r\n"):
             received += stream.recv(65535)
@@ -199,7 +199,7 @@ def test_ipv6_is_served_beside_ipv4(site: Site) -> None:
     """RFC 3261 §18.2.1 and RFC 3581 with an address that needs brackets in a URI and none in `received`."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as phone:
         phone.bind(("::1", 0))
-        phone.settimeout(5)
+        phone.settimeout(30)
         port = phone.getsockname()[1]
         via = f"SIP/2.0/UDP [::1]:{port};rport;"
         request = options(port, "six").decode().replace(f"SIP/2.0/TCP 127.0.0.1:{port};", via)

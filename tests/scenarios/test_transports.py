@@ -8,12 +8,13 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Authority
+from tests.ports import free_port
 from tests.scenarios.peer import Received
 from tests.scenarios.server import ServerProcess, shipped
 from tests.scenarios.wires import Dialog, End, StreamWire, connect, flat, target_of
@@ -81,7 +82,7 @@ class House:
         self.ports: dict[tuple[str, str], int] = {}
         lines = []
         for proto, family in KINDS:
-            port = port_of(ADDRESSES[family])
+            port = free_port()
             self.ports[proto, family] = port
             shown = f"[{ADDRESSES[family]}]" if family == "v6" else ADDRESSES[family]
             lines.append(f"socket={proto}:{shown}:{port}")
@@ -115,12 +116,6 @@ class House:
         for end in self._ends.values():
             end.close()
         self.server.stop()
-
-
-def port_of(address: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as tcp:
-        tcp.bind((address, 0))
-        return int(tcp.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +255,7 @@ route {
 """
 
 
-def test_openssl_made_certificates_serve_the_shipped_script(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_openssl_made_certificates_serve_the_shipped_script(tmp_path: Path) -> None:
     """scripts/tls_ws.cfg starts with the certificates that its first lines tell how to make."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed (Debian: openssl)")

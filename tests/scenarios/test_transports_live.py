@@ -123,7 +123,7 @@ def test_certificates_are_replaced_with_connections_up(
 
     def dial(name: str, context: ssl.SSLContext) -> ssl.SSLSocket:
         made = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5), server_hostname=name)
-        made.settimeout(5)
+        made.settimeout(30)
         return made
 
     with dial("one.test", known) as one, dial("two.test", trusting(authority)) as two:
@@ -277,12 +277,12 @@ def test_the_script_chooses_the_client_domain(
     caller = End("alice", "udp", UdpWire(("127.0.0.1", udp), "127.0.0.1"))
     for number, name in enumerate(("biloxi.test", "atlanta.test")):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(10)
+            listener.settimeout(30)
             port = listener.getsockname()[1]
             lines = ["From: <sip:a@one.test>;tag=1", f"To: <sip:b@{name}>", f"X-To: sip:127.0.0.1:{port};transport=tls"]
             caller.request("INVITE", f"sip:b@{name}", lines, f"out{number}", 1)
             plain, _ = listener.accept()
-            plain.settimeout(10)
+            plain.settimeout(30)
             with context.wrap_socket(plain, server_side=True) as accepted:
                 shown = accepted.getpeercert()
                 assert shown is not None
@@ -301,7 +301,7 @@ def test_floods_of_half_open_connections_are_refused(relay: tuple[int, int, ssl.
     caller.request("OPTIONS", "sip:one.test", OPTIONS, "flood", 1)
     assert caller.receive().status == 200
     for each in idle:
-        each.settimeout(5)
+        each.settimeout(30)
         try:
             assert each.recv(10) == b""
         except ConnectionResetError:
@@ -335,7 +335,7 @@ caller.request("INVITE", "sip:bob@far.test", ["From: " + local, "To: " + remote,
 accepted, _ = listener.accept()
 wire = StreamWire.__new__(StreamWire)
 wire._socket, wire._buffer, wire.address = accepted, b"", ("10.77.2.2", 5070)
-accepted.settimeout(10)
+accepted.settimeout(30)
 callee = End("bob", "tcp", wire)
 invite = callee.receive()
 show = lambda m: sys.stdout.write("MESSAGE " + repr(m.raw.decode()) + "\\n")

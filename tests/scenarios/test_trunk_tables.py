@@ -65,7 +65,7 @@ class Trunks:
     def mi(self, method: str, **params: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         url = f"http://127.0.0.1:{self.http}/mi"
-        with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=5) as answer:
+        with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=30) as answer:
             return json.load(answer)["result"]
 
 

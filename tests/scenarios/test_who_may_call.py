@@ -163,7 +163,7 @@ def call(
 def command(path: Path, method: str, **params: str) -> Any:
     """Ask the server through its datagram door."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(30)
         client.bind(f"{path}.client")
         try:
             client.sendto(

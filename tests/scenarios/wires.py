@@ -9,12 +9,15 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-import websockets.sync.client
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 from websockets.typing import Origin, Subprotocol
+from websockets.uri import parse_uri
 
 from tests.scenarios.peer import Received
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Wire(ABC):
@@ -69,38 +72,63 @@ class StreamWire(Wire):
                 if len(rest) >= length:
                     self._buffer = rest[length:]
                     return head + blank + rest[:length]
-            piece = self._socket.recv(65535)
+            piece = self.receive()
             assert piece, f"closed after {self._buffer!r}"
             self._buffer += piece
+
+    def receive(self) -> bytes:
+        """Whatever comes next; b"" when the server has closed."""
+        return self._socket.recv(65535)
 
     def close(self) -> None:
         self._socket.close()
 
 
 class WebWire(Wire):
+    """WebSocket on a stream that one thread reads and writes: ssl.SSLSocket does not bear two at a time."""
+
     def __init__(self, server: tuple[str, int], local: str, context: ssl.SSLContext | None = None) -> None:
+        self._stream = StreamWire(server, local, context)
+        self.address = self._stream.address
         host = f"[{server[0]}]" if ":" in server[0] else server[0]
-        self._exit = contextlib.ExitStack()
-        opening = websockets.sync.client.connect(
-            f"{'ws' if context is None else 'wss'}://{host}:{server[1]}",
-            source_address=(local, 0),
-            subprotocols=[Subprotocol("sip")],
-            origin=Origin("http://app.test"),
-            ssl=context,
-            proxy=None,
-        )
-        self._client = self._exit.enter_context(opening)
-        self.address = self._client.local_address[:2]
+        uri = parse_uri(f"{'ws' if context is None else 'wss'}://{host}:{server[1]}/")
+        self._protocol = ClientProtocol(uri, origin=Origin("http://app.test"), subprotocols=[Subprotocol("sip")])
+        self._messages: list[bytes] = []
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+        while self._protocol.state is State.CONNECTING:
+            self._take()
+        assert self._protocol.handshake_exc is None, self._protocol.handshake_exc
+        assert self._protocol.subprotocol == "sip"
+
+    def _flush(self) -> None:
+        self._stream.send(b"".join(self._protocol.data_to_send()))
+
+    def _take(self) -> None:
+        """The next bytes of the server."""
+        data = self._stream.receive()
+        assert data, "closed"
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
+                assert event.fin
+                self._messages.append(bytes(event.data))
+        self._flush()
 
     def send(self, data: bytes) -> None:
-        self._client.send(data.decode())
+        self._protocol.send_text(data)
+        self._flush()
 
     def read(self) -> bytes:
-        data = self._client.recv(PATIENCE_S)
-        return data.encode() if isinstance(data, str) else data
+        while not self._messages:
+            self._take()
+        return self._messages.pop(0)
 
     def close(self) -> None:
-        self._exit.close()
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close()
+            self._flush()
+        self._stream.close()
 
 
 def connect(proto: str, server: tuple[str, int], local: str, context: ssl.SSLContext) -> Wire:

@@ -10,7 +10,7 @@ from typing import Any
 class DapClient:
     """Asks and waits for the answer; events are kept until somebody wants them."""
 
-    def __init__(self, address: str, limit_s: float = 10.0) -> None:
+    def __init__(self, address: str, limit_s: float = 30.0) -> None:
         host, _, port = address.rpartition(":")
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -24,12 +24,13 @@ from opensipspy.server.logs import L_INFO, Logs, Sink
 from opensipspy.server.options import Options
 from opensipspy.server.server import Server
 from opensipspy.server.services import Services
+from tests.ports import free_port
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop),
 }
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 GLOBALS: dict[str, Any] = {
     "advertised_address": "",
@@ -198,7 +199,7 @@ def play(kind: str, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     loop = LOOPS[kind]()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(asyncio.wait_for(scene(), 20))
+        loop.run_until_complete(asyncio.wait_for(scene(), 60))
     finally:
         asyncio.set_event_loop(None)
         loop.close()
@@ -258,19 +259,6 @@ def request(
         f"Call-ID: {call_id}\r\nCSeq: {cseq} {cseq_method or method}\r\n{headers}"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     )
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP on loopback."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 async def settled(condition: Callable[[], bool]) -> None:

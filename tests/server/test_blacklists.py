@@ -133,7 +133,7 @@ def test_t_relay_gives_minus_5_where_a_list_bars_the_way(loop: str, tmp_path: Pa
     port = free_port()
     with socket.socket(type=socket.SOCK_DGRAM) as there:
         there.bind(("127.0.0.1", 0))
-        there.settimeout(5)
+        there.settimeout(30)
         script = SCRIPT.format(port=port, callee=there.getsockname()[1])
 
         async def scene(house: House, write: Callable[[str], None]) -> None:

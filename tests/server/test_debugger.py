@@ -324,7 +324,7 @@ def test_the_adapter_takes_nothing_but_its_protocol(data: bytes) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(data)
         try:
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), 60)
         except ConnectionError:
             return b""
         finally:

@@ -74,7 +74,7 @@ def test_readiness_reaches_an_abstract_socket() -> None:
     name = f"opensipspy-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name)
-        manager.settimeout(5)
+        manager.settimeout(30)
         Readiness("@" + name).tell("READY=1")
         assert manager.recv(100) == b"READY=1"
 

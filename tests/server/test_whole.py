@@ -48,7 +48,7 @@ def run(*arguments: str, text: str | None = None, cwd: Path = ROOT) -> subproces
 def ask(port: int, text: str = "") -> str:
     """One request over UDP and its answer."""
     with socket.socket(type=socket.SOCK_DGRAM) as peer:
-        peer.settimeout(5)
+        peer.settimeout(30)
         peer.connect(("127.0.0.1", port))
         peer.send((text or request()).encode())
         return peer.recv(65535).decode()
