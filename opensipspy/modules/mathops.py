@@ -27,47 +27,80 @@ def _half_away(value: float) -> float:
     return math.copysign(math.floor(abs(value) + 0.5), value)
 
 
+def _of_c(function: Callable[..., float]) -> Callable[..., float]:
+    """A function of `math` that answers as C's library does where Python raises: out of range is infinite, out of the
+    domain is not a number."""
+
+    def answer(*args: float) -> float:
+        try:
+            return function(*args)
+        except OverflowError:
+            odd_power = len(args) > 1 and args[1] % 2 == 1
+            negative = args[0] < 0 and (odd_power or function is math.sinh)
+            return -math.inf if negative else math.inf
+        except ValueError:
+            if args[0] == 0 and function in (math.log, math.log10):
+                return -math.inf
+            return math.inf if args[0] == 0 and function is math.pow else math.nan
+
+    return answer
+
+
+def _quotient(left: float, right: float) -> float:
+    """Division as processors do it: by 0 it is infinite, and 0 by 0 is not a number."""
+    if right:
+        return left / right
+    return math.copysign(math.inf, left) * math.copysign(1.0, right) if left else math.nan
+
+
+def _whole(function: Callable[[float], float]) -> Callable[[float], float]:
+    """Rounding, which leaves what is infinite as it is."""
+    return lambda a: function(a) if math.isfinite(a) else a
+
+
 FUNCTIONS: Final[dict[str, Callable[[float], float]]] = {
     "abs": math.fabs,
-    "acos": math.acos,
-    "asin": math.asin,
+    "acos": _of_c(math.acos),
+    "asin": _of_c(math.asin),
     "atan": math.atan,
-    "ceil": math.ceil,
-    "cos": math.cos,
-    "cosh": math.cosh,
-    "exp": math.exp,
-    "floor": math.floor,
-    "ln": math.log,
-    "log": math.log10,
-    "log10": math.log10,
-    "sin": math.sin,
-    "sinh": math.sinh,
-    "sqrt": math.sqrt,
-    "tan": math.tan,
+    "ceil": _whole(math.ceil),
+    "cos": _of_c(math.cos),
+    "cosh": _of_c(math.cosh),
+    "exp": _of_c(math.exp),
+    "floor": _whole(math.floor),
+    "ln": _of_c(math.log),
+    "log": _of_c(math.log10),
+    "log10": _of_c(math.log10),
+    "sin": _of_c(math.sin),
+    "sinh": _of_c(math.sinh),
+    "sqrt": _of_c(math.sqrt),
+    "tan": _of_c(math.tan),
     "tanh": math.tanh,
 }
 CONSTANTS: Final = {"e": math.e, "pi": math.pi}
+_POWER: Final = _of_c(math.pow)
+_REST: Final = _of_c(math.fmod)
 RPN_UNARY: Final[dict[str, Callable[[float], float]]] = {
     "neg": lambda a: -a,
-    "exp": math.exp,
-    "ln": math.log,
-    "log10": math.log10,
+    "exp": _of_c(math.exp),
+    "ln": _of_c(math.log),
+    "log10": _of_c(math.log10),
     "abs": math.fabs,
-    "sqrt": math.sqrt,
+    "sqrt": _of_c(math.sqrt),
     "cbrt": lambda a: math.copysign(abs(a) ** (1 / 3), a),
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": _half_away,
-    "nearbyint": round,
-    "trunc": math.trunc,
+    "floor": _whole(math.floor),
+    "ceil": _whole(math.ceil),
+    "round": _whole(_half_away),
+    "nearbyint": _whole(round),
+    "trunc": _whole(math.trunc),
 }
 RPN_BINARY: Final[dict[str, Callable[[float, float], float]]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "mod": math.fmod,
-    "pow": math.pow,
+    "/": _quotient,
+    "mod": _REST,
+    "pow": _POWER,
 }
 
 
@@ -105,14 +138,14 @@ class _Parser:
         while (sign := self.symbol()) in ("*", "/", "%"):
             self.at += 1
             right = self.power()
-            value = value * right if sign == "*" else value / right if sign == "/" else math.fmod(value, right)
+            value = value * right if sign == "*" else _quotient(value, right) if sign == "/" else _REST(value, right)
         return value
 
     def power(self) -> float:
         value = self.signed()
         while self.symbol() == "^":
             self.at += 1
-            value = math.pow(value, self.signed())
+            value = _POWER(value, self.signed())
         return value
 
     def signed(self) -> float:
@@ -159,14 +192,14 @@ def evaluate(text: str) -> float:
     """The value of an expression; raises MathError."""
     if len(text) > LONGEST:
         raise MathError(f"longer than {LONGEST} characters")
-    return _finite(lambda: _Parser(text).whole())
+    return _number_of(lambda: _Parser(text).whole())
 
 
 def evaluate_rpn(text: str) -> float:
     """The value of an expression in reverse Polish notation; raises MathError."""
     if len(text) > LONGEST:
         raise MathError(f"longer than {LONGEST} characters")
-    return _finite(lambda: _rpn(text.split()))
+    return _number_of(lambda: _rpn(text.split()))
 
 
 def _rpn(words: list[str]) -> float:
@@ -194,15 +227,15 @@ def _rpn(words: list[str]) -> float:
     return stack[0]
 
 
-def _finite(function: Callable[[], float]) -> float:
+def _number_of(function: Callable[[], float]) -> float:
     try:
         value = float(function())
     except MathError:
         raise
     except (ArithmeticError, ValueError) as error:
         raise MathError(str(error)) from error
-    if not math.isfinite(value):
-        raise MathError("the result is no finite number")
+    if math.isnan(value):
+        raise MathError("the result is not a number")
     return value
 
 
@@ -249,7 +282,7 @@ class MathOps(Module):
 
     @script_function(routes=ALL)
     def math_eval(self, run: Run, expression: str, result_var: VarRef) -> int:
-        """Evaluate + - * / ^ % with parentheses and the functions of C; -1 when it has no result."""
+        """Evaluate + - * / ^ % with parentheses and the functions of C: 1/0 is "inf"; -1 when it has no result."""
         return self._write(run, result_var, lambda: self._text(evaluate(expression)))
 
     @script_function(routes=ALL)

@@ -16,7 +16,7 @@ from opensipspy.script.known import MODULES, Known
 from opensipspy.script.names import removed_function, removed_keyword, removed_variable
 from opensipspy.script.parse import Script
 from opensipspy.script.patterns import Pattern
-from opensipspy.script.rules import Variables, never_equal, open_relays
+from opensipspy.script.rules import Variables, never_added, never_equal, open_relays
 from opensipspy.script.varsyntax import VariableError, VarSpec, parse_format_text, parse_variable
 from opensipspy.script.walk import statements_of
 
@@ -294,6 +294,9 @@ class _Checker:
         elif isinstance(node, tree.Logic | tree.Binary):
             self._expression(node.left)
             self._expression(node.right)
+            reason = never_added(node, self.catalogue) if isinstance(node, tree.Binary) else None
+            if reason:
+                self.warn(node.right.pos, "never-added", reason[0], reason[1])
         elif isinstance(node, tree.Group):
             self._body(node.body, False)
         elif isinstance(node, tree.Return):

@@ -51,6 +51,8 @@ _ASSIGNMENTS: Final = {
 }
 # Scripts that call it, and only those, are compiled so that each statement can be logged.
 TRACER: Final = "script_trace"
+# Numbers that stand in a URI as text: text can be put behind them.
+_PORTS: Final = frozenset({"$rp", "$op", "$dp", "$(rp)", "$(op)", "$(dp)"})
 _ENDS: Final = (tree.Exit, tree.Drop, tree.Return, tree.Break, tree.Async)
 
 
@@ -196,6 +198,8 @@ class RouteEmitter:
         self._pos = block.pos
         # How long the call that is being emitted may wait; 0: as long as it likes.
         self._limit_s = 0
+        # For each loop and switch around: the name that is -5 once `break` has left it, "" when nobody asks.
+        self._left: list[str] = []
 
     def code(self) -> CodeType:
         self._route_body()
@@ -253,6 +257,12 @@ class RouteEmitter:
                         self._set(result, value)
                 branches.append(self._release(outer))
             self._emit(ast.If(condition, branches[0] or [ast.Pass()], branches[1]), last.pos)
+        elif isinstance(last, tree.Switch):
+            self._stm_switch(last, result)
+        elif isinstance(last, tree.While):
+            self._stm_while(last, result)
+        elif isinstance(last, tree.For):
+            self._stm_for(last, result)
         else:
             self._guarded(last, lambda: self._assign(cast("tree.Assign", last)), result)
         return self._name(result)
@@ -421,19 +431,21 @@ class RouteEmitter:
         self._pos = node.pos
         self._emit(ast.If(condition, then, otherwise))
 
-    def _stm_while(self, node: tree.While) -> None:
+    def _stm_while(self, node: tree.While, result: str = "") -> None:
         rounds = self._temporary()
         limit = int(self.c.script.globals.max_while_loops)
         outer = self._collect()
         condition = self._condition(node.condition)
         self._emit(ast.If(_negated(condition), [ast.Break()], []), node.condition.pos)
+        self._left.append(result)
         self._body(node.body)
+        self._left.pop()
         body = self._release(outer)
         spent = self._at(ast.Expr(self._call("_rounds", self._run, ast.Constant(limit))), node.pos)
         each = self._call("range", ast.Constant(limit))
         self._emit(ast.For(ast.Name(rounds, ast.Store()), each, body, [spent]), node.pos)
 
-    def _stm_for(self, node: tree.For) -> None:
+    def _stm_for(self, node: tree.For, result: str = "") -> None:
         item = self._temporary()
         each = self._global("each", node.source.text, node.source.pos.file, node.source.pos.line)
         limit = ast.Constant(int(self.c.script.globals.max_while_loops))
@@ -441,14 +453,18 @@ class RouteEmitter:
         target = self._spec(node.target)
         # A value that stands for a piece of JSON goes over as that piece.
         self._write(target, node.target, self._name(item), target.decl.name == "$json")
+        self._left.append(result)
         self._body(node.body)
+        self._left.pop()
         body = self._release(outer)
         loop = ast.For(ast.Name(item, ast.Store()), ast.Call(each, [self._run, limit], []), body, [])
         self._emit(loop, node.pos)
 
-    def _stm_switch(self, node: tree.Switch) -> None:
+    def _stm_switch(self, node: tree.Switch, result: str = "") -> None:
+        """result: the name that takes what the last statement that runs results in."""
         value, entry = self._temporary(), self._temporary()
         self._set(value, self._read(node.subject))
+        self._code_is(ast.Constant(1))
         default = len(node.cases)
         # One round of a loop, left at the first case that fits: however many there are, they do not nest.
         search: list[ast.stmt] = []
@@ -469,15 +485,28 @@ class RouteEmitter:
         self._emit(ast.While(ast.Constant(True), [*search, *missed], []), node.pos)
         # One round of a loop, so that `break` leaves it; a case without break falls into the next.
         body: list[ast.stmt] = []
+        self._left.append(result)
         for index, case in enumerate(node.cases):
-            inner = self._inside(case.body)
+            outer = self._collect()
+            if result and case.body:
+                found = self._result(case.body)
+                if not isinstance(case.body[-1], _ENDS):
+                    self._set(result, found)
+            else:
+                self._body(case.body)
+            inner = self._release(outer) or [self._at(ast.Pass(), self._pos)]
             reached = ast.Compare(self._name(entry), [ast.LtE()], [ast.Constant(index)])
             body.append(self._at(ast.If(reached, inner, []), case.pos))
+        self._left.pop()
         body.append(self._at(ast.Break(), node.pos))
         self._pos = node.pos
         self._emit(ast.While(ast.Constant(True), body, []))
 
     def _stm_break(self, node: tree.Break) -> None:
+        # As a result, `break` is the C server's number for "not carried out".
+        if self._left and self._left[-1]:
+            self._set(self._left[-1], ast.UnaryOp(ast.USub(), ast.Constant(5)))
+        self._code_is(ast.UnaryOp(ast.USub(), ast.Constant(5)))
         self._emit(ast.Break())
 
     def _stm_exit(self, node: tree.Exit) -> None:
@@ -787,7 +816,9 @@ class RouteEmitter:
                 left = self._name(name)
                 self.out += before
             name = _BINARY[node.op]
-            if node.op == "+" and isinstance(node.right, tree.Var):
+            if node.op == "+" and isinstance(node.left, tree.Var) and node.left.text in _PORTS:
+                name = "_op_add_to_port"
+            elif node.op == "+" and isinstance(node.right, tree.Var):
                 # A number in a variable is also the text of its digits; one that is written or calculated is not.
                 name = "_op_add_variable"
             # Division logs what it meets and goes on.
@@ -987,7 +1018,21 @@ def has_result(statements: Sequence[Stm]) -> bool:
     last = statements[-1]
     if isinstance(last, tree.If):
         return has_result(last.then) or has_result(last.otherwise)
+    if isinstance(last, tree.Switch):
+        return any(_breaks(case.body) or has_result(case.body) for case in last.cases)
+    if isinstance(last, tree.While | tree.For):
+        return _breaks(last.body)
     return isinstance(last, tree.Call | tree.RouteCall) or (isinstance(last, tree.Assign) and _may_fail(last))
+
+
+def _breaks(statements: Sequence[Stm]) -> bool:
+    """Whether a `break` in these statements leaves the loop or switch around them."""
+    for statement in statements:
+        if isinstance(statement, tree.Break):
+            return True
+        if isinstance(statement, tree.If) and (_breaks(statement.then) or _breaks(statement.otherwise)):
+            return True
+    return False
 
 
 def _negated(condition: ast.expr) -> ast.expr:

@@ -219,7 +219,7 @@ class WatchedEmitter(RouteEmitter):
         told: ast.expr = self._at(self._call("_w_condition", self._run, ast.Constant(number), outcome), node.pos)
         return told
 
-    def _stm_switch(self, node: tree.Switch) -> None:
+    def _stm_switch(self, node: tree.Switch, result: str = "") -> None:
         first = len(self.c.watch.points)
         for case in node.cases:
             self.c.add(CASE, case, self.block, _case_text(case))
@@ -228,7 +228,7 @@ class WatchedEmitter(RouteEmitter):
         # The base class names the value first, then the number of the case that was found.
         entry = f"t{self._temporaries + 2}"
         outer = self._collect()
-        super()._stm_switch(node)
+        super()._stm_switch(node, result)
         body = self._release(outer)
         self.out += body[:-1]
         self._emit(ast.Expr(self._call("_w_case", self._run, ast.Constant(first), self._name(entry))), node.pos)

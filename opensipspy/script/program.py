@@ -272,6 +272,7 @@ HELPERS: Final[dict[str, object]] = {
     "_bit_not": runtime.bit_not,
     "_negate": runtime.negate,
     "_op_add": runtime.add,
+    "_op_add_to_port": runtime.add_to_port,
     "_op_add_variable": runtime.add_variable,
     "_op_sub": runtime.subtract,
     "_op_mul": runtime.multiply,

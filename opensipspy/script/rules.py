@@ -356,3 +356,31 @@ def never_equal(node: tree.Compare, catalogue: Catalogue) -> tuple[str, str] | N
     if number and node.op in ("==", "!=") and not re.fullmatch(r"[+-]?[0-9]+|.*\$.*", right.value):
         return f"{spec.text} is a number and never equal to {right.value!r}", ""
     return None
+
+
+def never_added(node: tree.Binary, catalogue: Catalogue) -> tuple[str, str] | None:
+    """(message, hint) for a `+` that has no result: a text and a number that is written, or the other way round."""
+    if node.op != "+":
+        return None
+    if isinstance(node.right, tree.Number):
+        if _is_text(node.left, catalogue):
+            return "a text takes no number: this has no result", f'as text: "{node.right.value}"'
+    elif isinstance(node.right, tree.Text) and isinstance(node.left, tree.Number):
+        return "a number takes no text: this has no result", f'as text: "{node.left.value}"'
+    return None
+
+
+def _is_text(node: tree.Expr, catalogue: Catalogue) -> bool:
+    """Whether a value is a text for certain (or NULL)."""
+    if isinstance(node, tree.Text):
+        return True
+    if isinstance(node, tree.Binary):
+        return node.op == "+" and _is_text(node.left, catalogue)
+    if not isinstance(node, tree.Var):
+        return False
+    try:
+        spec = parse_variable(node.text, 0, catalogue, node.pos.file, node.pos.line)
+    except VariableError:
+        return False
+    steps = [f"{call.decl.cls}.{call.decl.name}" for call in spec.transformations]
+    return steps[-1] in _TEXT_STEPS if steps else spec.decl.name in _TEXTS

@@ -331,7 +331,8 @@ def _bad(op: str, left: Value, right: Value) -> EvaluationError:
 
 
 def add(left: Value, right: Value) -> Value:
-    """`left + right`: a sum when the left side is an int, else a concatenation. NULL on the right counts as nothing."""
+    """`left + right`, right being written or calculated: a sum when the left side is an int, else a concatenation,
+    which takes no number. NULL on the right counts as nothing."""
     if isinstance(left, int):
         if isinstance(right, int):
             return wrap(left + right)
@@ -340,17 +341,22 @@ def add(left: Value, right: Value) -> Value:
         raise _bad("+", left, right)
     if right is None:
         return left if left is not None else ""
-    if left is None:
-        if isinstance(right, str):
-            return right
+    if isinstance(right, int):
         raise _bad("+", left, right)
-    return left + (right if isinstance(right, str) else str(right))
+    return right if left is None else left + right
 
 
 def add_variable(left: Value, right: Value) -> Value:
-    """`left + $variable`: as `add`, and NULL with a number is the text of its digits."""
-    if left is None and isinstance(right, int):
-        return str(right)
+    """`left + $variable`: as `add`, and a number behind a string or NULL is the text of its digits."""
+    if isinstance(right, int) and not isinstance(left, int):
+        return str(right) if left is None else left + str(right)
+    return add(left, right)
+
+
+def add_to_port(left: Value, right: Value) -> Value:
+    """`$rp + right`: the port of a URI is a number, and text in front of a string."""
+    if isinstance(left, int) and isinstance(right, str):
+        return str(left) + right
     return add(left, right)
 
 

@@ -114,7 +114,7 @@ route {
     if (!note("a") && $rU =~ "^[0-9]+$" || $si == 10.0.0.0/8)
         exit;
     else {
-        $avp(x) := $(ru{uri.user}{s.substr,0,2}) + 1;
+        $avp(x) := $(ru{uri.user}{s.substr,0,2}) + "1";
     };
     arm("failed");
     async(later(1), resumed);
