@@ -65,3 +65,15 @@ def pytest_runtest_makereport(
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Leave the names of the tests that failed to `.ci/run`, in .pytest_cache, unless more than that went wrong."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    cache = getattr(session.config, "cache", None)
+    if exitstatus != pytest.ExitCode.TESTS_FAILED or reporter is None or cache is None:
+        return
+    if hasattr(session.config, "workerinput"):
+        return
+    failed = {report.nodeid for kind in ("failed", "error") for report in reporter.stats.get(kind, ())}
+    (cache.mkdir("opensipspy") / "failed").write_text("".join(f"{name}\n" for name in sorted(failed)), encoding="utf-8")
