@@ -11,8 +11,8 @@ from opensipspy.db import parse_url
 from opensipspy.dbdrivers.db_sqlite import DbSqlite, SqliteDatabase
 from opensipspy.module.testing import FakeCore, Replied, make_run, request
 from opensipspy.modules.registrar import Registrar
-from opensipspy.modules.registrar.binding import parse_save_flags
 from opensipspy.modules.registrar.lookup import parse_lookup_flags
+from opensipspy.modules.registrar.request import parse_save_flags
 from opensipspy.modules.usrloc import Usrloc
 from opensipspy.modules.usrloc.rows import LOCATION_TABLE
 from opensipspy.script.kinds import REQUEST

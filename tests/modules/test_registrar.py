@@ -10,9 +10,9 @@ import pytest
 
 from opensipspy.module import ParamError
 from opensipspy.module.testing import make_run, make_var, reply, request
-from opensipspy.modules.registrar import binding
-from opensipspy.modules.registrar.binding import parse_save_flags
+from opensipspy.modules.registrar import standing
 from opensipspy.modules.registrar.lookup import parse_lookup_flags
+from opensipspy.modules.registrar.request import parse_save_flags
 from opensipspy.script.kinds import ONREPLY
 from opensipspy.script.run import Branch
 from tests.modules.registration import House, bindings, wire
@@ -218,8 +218,8 @@ def test_a_request_with_many_contacts_is_cheap_to_match(monkeypatch: pytest.Monk
 
         await house.register(many("192.0.2."))
         compared = []
-        compare = binding.uri_equal
-        monkeypatch.setattr(binding, "uri_equal", lambda a, b: (compared.append(a), compare(a, b))[1])
+        compare = standing.uri_equal
+        monkeypatch.setattr(standing, "uri_equal", lambda a, b: (compared.append(a), compare(a, b))[1])
         assert (await house.register(many("198.51.100."), cseq=2)).code == 200
         assert len(compared) <= 200
         assert len(await house.uris()) == 400

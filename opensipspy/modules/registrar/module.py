@@ -25,16 +25,7 @@ from opensipspy.module import (
 )
 from opensipspy.modules.registrar.answer import contact_header
 from opensipspy.modules.registrar.aor import AorRules
-from opensipspy.modules.registrar.binding import (
-    PATH_IGNORED,
-    PATH_OFF,
-    Registration,
-    SaveFlags,
-    Settings,
-    parse_save_flags,
-    plan,
-    read_request,
-)
+from opensipspy.modules.registrar.binding import plan
 from opensipspy.modules.registrar.gruu import (
     DEFAULT_SECRET,
     TEMPORARY,
@@ -58,6 +49,15 @@ from opensipspy.modules.registrar.lookup import (
 )
 from opensipspy.modules.registrar.push import Push, purr_of, strip_params
 from opensipspy.modules.registrar.refusal import Refusal, bad_request
+from opensipspy.modules.registrar.request import (
+    PATH_IGNORED,
+    PATH_OFF,
+    Registration,
+    SaveFlags,
+    Settings,
+    parse_save_flags,
+    read_request,
+)
 from opensipspy.modules.usrloc.api import (
     FL_PN,
     INSERT,
@@ -323,9 +323,11 @@ class Registrar(Module):
         if flags.socket_header and self.sock_hdr_name:
             asked.socket = self._named_socket(message) or asked.socket
         asked.cflags = run.branch_flags
-        asked.received = _plain_uri(self._avp(run, self.received_avp))
-        asked.attr = self._avp(run, self.attr_avp)
-        asked.shtag = ownership_tag or ""
+        if run.avps:
+            asked.received = _plain_uri(self._avp(run, self.received_avp))
+            asked.attr = self._avp(run, self.attr_avp)
+        if ownership_tag:
+            asked.shtag = ownership_tag
         if flags.path_received and asked.path:
             received = _path_received(asked.path)
             if received:
@@ -372,7 +374,8 @@ class Registrar(Module):
 
     def _accept(self, run: Run, message: Message, location: Domain, asked: Registration, flags: SaveFlags) -> int:
         self.accepted_regs.inc()
-        self._keep_connection(run, asked)
+        if run.msg.source.connection:
+            self._keep_connection(run, asked)
         if flags.no_reply or run.kind != REQUEST:
             return 1
         contacts = asked.kept
@@ -419,7 +422,7 @@ class Registrar(Module):
     def _keep_connection(self, run: Run, asked: Registration) -> None:
         """A stream that a phone registered over stays open as long as its contact does."""
         source = run.msg.source
-        if self.tcp_persistent_flag == NO_FLAG or not source.connection:
+        if self.tcp_persistent_flag == NO_FLAG:
             return
         if run.msg_flags & self.core.catalogue.flags.mask("message", self.tcp_persistent_flag):
             longest = max((one.expires_s for one in asked.asked), default=0)

@@ -11,8 +11,8 @@ import hashlib
 import hmac
 from typing import Final
 
-from opensipspy.modules.registrar.binding import Asked
 from opensipspy.modules.registrar.refusal import Refusal
+from opensipspy.modules.registrar.request import Asked
 from opensipspy.modules.usrloc.api import FL_PN, Contact
 from opensipspy.sip import ParseError, Uri, parse_uri, quote
 

@@ -20,19 +20,16 @@ from opensipspy.db import Condition, Database, DatabaseError, DbValue, Delete, I
 from opensipspy.management import Counter
 from opensipspy.modules.usrloc.api import (
     CS_DIRTY,
-    CS_NEW,
     CS_SYNC,
-    DELETE,
     EXPIRE,
     FL_MEM,
-    INSERT,
-    UPDATE,
     Change,
     Contact,
     Domain,
     Record,
     StoreError,
 )
+from opensipspy.modules.usrloc.memory import Notify, Records
 from opensipspy.modules.usrloc.rows import Rows
 
 LOG: Final = logging.getLogger(__name__)
@@ -44,9 +41,6 @@ SQL_ONLY: Final = 3
 
 FLUSH_BATCH: Final = 500
 SLICE: Final = 2000
-
-Notify = Callable[[str, Domain, str, Contact | None], None]
-"""notify(what, domain, aor, contact); contact None means the whole AOR."""
 
 
 class AorLocks:
@@ -110,13 +104,13 @@ class DomainStore(Domain):
         self.expired = Counter(f"{name}-expires", help="Contacts that ran out.")
         self.skipped_rows = 0
         self.loaded = mode not in (WRITE_THROUGH, WRITE_BACK)
-        self._records: dict[str, Record] = {}
-        self._pending: dict[int, tuple[str, Contact | None]] = {}
+        self._memory = Records(self, self.contacts, notify, newest_first=newest_first, write_back=mode == WRITE_BACK)
+        self._records = self._memory.by_aor
+        self._pending = self._memory.pending
         self._locks = AorLocks()
         self._clock = clock
         self._new_id = new_id
         self._notify = notify
-        self._newest_first = newest_first
         self._max_delete = max(1, max_delete)
 
     # --- reading
@@ -163,7 +157,7 @@ class DomainStore(Domain):
                 record = found.get(aor)
                 if record is None:
                     record = found[aor] = Record(aor)
-                self._place(record, contact)
+                self._memory.place(record, contact)
         return found
 
     def _read_rows(
@@ -240,72 +234,11 @@ class DomainStore(Domain):
     def _apply(self, change: Change) -> None:
         self._number(change)
         if self.mode == SQL_ONLY:
-            self._tell(change)
-            return
-        record = self._records.get(change.aor)
-        if record is None:
-            if not change.inserts and not change.updates:
-                return
-            record = self._records[change.aor] = Record(change.aor)
-            self._notify(INSERT, self, change.aor, None)
-        contacts = record.contacts
-        for contact in change.deletes:
-            if contact in contacts:
-                contacts.remove(contact)
-                self.contacts.dec()
-                self._forget(change, contact)
-        for old, new in change.updates:
-            # Its time may have run out while the database was writing: then it is a new one again.
-            if old in contacts:
-                contacts.remove(old)
-            else:
-                self.contacts.inc()
-            self._place(record, new)
-            self._remember(change, new, old.state)
-        for contact in change.inserts:
-            self._place(record, contact)
-            self.contacts.inc()
-            self._remember(change, contact, CS_NEW)
-        self._tell(change)
-        if not contacts:
-            del self._records[change.aor]
-            self._notify(DELETE, self, change.aor, None)
-
-    def _place(self, record: Record, contact: Contact) -> None:
-        contacts = record.contacts
-        if self._newest_first:
-            contacts.insert(0, contact)
-            return
-        at = len(contacts)
-        while at and contacts[at - 1].q < contact.q:
-            at -= 1
-        contacts.insert(at, contact)
-
-    def _tell(self, change: Change) -> None:
-        for contact in change.deletes:
-            self._notify(DELETE, self, change.aor, contact)
-        for _, contact in change.updates:
-            self._notify(UPDATE, self, change.aor, contact)
-        for contact in change.inserts:
-            self._notify(INSERT, self, change.aor, contact)
+            self._memory.tell(change)
+        else:
+            self._memory.apply(change)
 
     # --- write-back
-
-    def _remember(self, change: Change, contact: Contact, old_state: int) -> None:
-        if change.memory_only:
-            contact.flags |= FL_MEM
-        if self.mode == WRITE_BACK and not contact.flags & FL_MEM:
-            contact.state = CS_NEW if old_state == CS_NEW else CS_DIRTY
-            self._pending[contact.contact_id] = (change.aor, contact)
-
-    def _forget(self, change: Change, contact: Contact) -> None:
-        if contact.flags & FL_MEM:
-            return
-        if self.mode == WRITE_BACK:
-            if contact.state == CS_NEW:
-                self._pending.pop(contact.contact_id, None)
-            else:
-                self._pending[contact.contact_id] = (change.aor, None)
 
     @property
     def pending(self) -> int:
@@ -411,7 +344,7 @@ class DomainStore(Domain):
                 record = self._records[aor] = Record(aor)
             elif any(c.contact_id == contact.contact_id for c in record.contacts):
                 continue
-            self._place(record, contact)
+            self._memory.place(record, contact)
             count += 1
             if renewed:
                 self._write_later(
