@@ -17,7 +17,15 @@ from opensipspy.dbdrivers.cachedb_redis import CachedbRedis
 from opensipspy.dbdrivers.db_mysql import DbMysql
 from opensipspy.dbdrivers.db_postgres import DbPostgres
 from opensipspy.module.testing import FakeCore
-from tests.backends import BackendServer, MariadbServer, PostgresServer, RedisServer, SecantusServer, SlapdServer
+from tests.backends import (
+    BackendServer,
+    FreeradiusServer,
+    MariadbServer,
+    PostgresServer,
+    RedisServer,
+    SecantusServer,
+    SlapdServer,
+)
 
 PEOPLE: Final = Table(
     "people",
@@ -42,6 +50,7 @@ ldap_server_url = "ldap://127.0.0.1:{port}"
 ldap_bind_dn = "cn=admin,dc=example,dc=com"
 ldap_bind_password = "secret"
 """
+USERS: Final = 'alice Cleartext-Password := "secret"\n\tReply-Message := "alice of radius"\n'
 HEAD: Final = """
 log_level=3
 stderror_enabled=yes
@@ -58,11 +67,15 @@ loadmodule "sqlops.so"
 loadmodule "cachedb_redis.so"
 loadmodule "cachedb_mongodb.so"
 loadmodule "ldap.so"
+loadmodule "aaa_radius.so"
 modparam("sqlops", "db_url", "{mysql}")
 modparam("sqlops", "db_url", "1 {postgres}")
 modparam("cachedb_redis", "cachedb_url", "{redis}")
 modparam("cachedb_mongodb", "cachedb_url", "{mongodb}")
 modparam("ldap", "config_file", "{folder}/ldap.cfg")
+modparam("aaa_radius", "radius_config", "{radius}")
+modparam("aaa_radius", "sets", "question = (User-Name=$var(name), User-Password=$var(password))")
+modparam("aaa_radius", "sets", "answer = (Reply-Message=$avp(radius))")
 
 route[mysql] {{
     sql_query_one("SELECT value FROM people WHERE name = 'alice'", "$avp(mysql)");
@@ -84,19 +97,32 @@ route[ldap] {{
     if (ldap_search("ldap://directory/dc=example,dc=com?cn?sub?(uid=alice)"))
         ldap_result("cn", $avp(ldap));
 }}
+
+route[radius] {{
+    $var(name) = "alice";
+    $var(password) = "secret";
+    radius_send_auth("question", "answer");
+}}
 """
 
 
 class BackEnds:
-    """MariaDB, PostgreSQL, Redis, MongoDB (SecantusDB) and slapd, each with what it knows of alice."""
+    """MariaDB, PostgreSQL, Redis, MongoDB (SecantusDB), slapd and FreeRADIUS, each with what it knows of alice."""
 
-    names: tuple[str, ...] = ("mysql", "postgres", "redis", "mongodb", "ldap")
+    names: tuple[str, ...] = ("mysql", "postgres", "redis", "mongodb", "ldap", "radius")
 
     def __init__(self) -> None:
         """Skips when a program or a client is missing."""
         for package in ("asyncmy", "asyncpg", "redis"):
             pytest.importorskip(package, reason=f"needs the package {package}")
-        kinds: Sequence[type[BackendServer]] = (MariadbServer, PostgresServer, RedisServer, SecantusServer, SlapdServer)
+        kinds: Sequence[type[BackendServer]] = (
+            MariadbServer,
+            PostgresServer,
+            RedisServer,
+            SecantusServer,
+            SlapdServer,
+            FreeradiusServer,
+        )
         for kind in kinds:
             if kind.programs() is None:  # type: ignore[attr-defined]
                 pytest.skip(f"needs the package {kind.package}")  # type: ignore[attr-defined]
@@ -105,6 +131,7 @@ class BackEnds:
         self.redis = RedisServer()
         self.mongodb = SecantusServer()
         self.ldap = SlapdServer()
+        self.radius = FreeradiusServer()
 
     def server(self, name: str) -> BackendServer:
         found: BackendServer = getattr(self, name)
@@ -114,6 +141,9 @@ class BackEnds:
         self.mysql.prepare()
         self.postgres.prepare()
         self.ldap.prepare(LDIF)
+        self.radius.prepare(USERS)
+        with (self.radius.folder / "radiusclient.conf").open("a", encoding="utf-8") as file:
+            file.write("radius_timeout 1\n")  # more than one of them is to outlast a stall
         for name in self.names:
             self.server(name).start()
         asyncio.run(self._fill())
@@ -154,6 +184,7 @@ class BackEnds:
             postgres=self.postgres.url("people"),
             redis=self.redis.url("main"),
             mongodb=self.mongodb.url("main"),
+            radius=self.radius.url.partition(":")[2],
         )
         path.write_text(head + body, encoding="utf-8")
         return path

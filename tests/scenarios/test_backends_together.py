@@ -1,4 +1,4 @@
-"""One script that asks MariaDB, PostgreSQL, Redis, MongoDB and LDAP in a single call."""
+"""One script that asks MariaDB, PostgreSQL, Redis, MongoDB, LDAP and RADIUS in a single call."""
 
 from __future__ import annotations
 
