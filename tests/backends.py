@@ -490,7 +490,7 @@ class FreeradiusServer(BackendServer):
         (self.folder / "servers").write_text("127.0.0.1 testing123\n")
         (self.folder / "radiusclient.conf").write_text(
             f"authserver 127.0.0.1:{self.port}\nacctserver 127.0.0.1:{self.acct_port}\n"
-            f"servers servers\nradius_timeout 0.2\nradius_retries 3\nseqfile /var/run/radius.seq\n"
+            f"servers servers\nradius_timeout 5\nradius_retries 3\nseqfile /var/run/radius.seq\n"
         )
 
     @property

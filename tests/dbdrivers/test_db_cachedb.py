@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from opensipspy.cachedb import CacheError
+from opensipspy.cachedb import CacheError, CacheUrl
 from opensipspy.cli.db import declared_tables
 from opensipspy.db import Database, DatabaseError, DbDriver, Insert, Table, parse_url
 from opensipspy.dbdrivers.cachedb_local import CachedbLocal
@@ -47,6 +47,15 @@ test_who_stops_waiting_disturbs_nobody = suite.test_who_stops_waiting_disturbs_n
 test_writes_that_nobody_waits_for = suite.test_writes_that_nobody_waits_for
 
 
+class PatientMongodb(CachedbMongodb):
+    """Leaves the stand-in for MongoDB the time that it needs for thousands of rows on a loaded machine."""
+
+    def open_store(self, url: CacheUrl) -> MongodbStore:
+        store = super().open_store(url)
+        store.limits.query_s = 60.0
+        return store
+
+
 class DocumentsBackend(Backend):
     """A database of MongoDB behind db_cachedb; each has a name of its own."""
 
@@ -57,7 +66,7 @@ class DocumentsBackend(Backend):
 
     def house(self) -> tuple[FakeCore, Database, DbDriver]:
         core = FakeCore()
-        core.add(CachedbMongodb(cachedb_url=self.store_url))
+        core.add(PatientMongodb(cachedb_url=self.store_url))
         driver = core.add(DbCachedb(cachedb_url=self.store_url))
         driver.declared = {table.name: table for table in (PEOPLE, *declared_tables(None))}
         return core, driver.open_database(parse_url(self.url)), driver

@@ -46,7 +46,7 @@ loadmodule "proto_ws.so"
 loadmodule "proto_wss.so"
 loadmodule "sl.so"
 loadmodule "tm.so"
-modparam("tm", "fr_timeout", 3)
+modparam("tm", "fr_timeout", 30)
 loadmodule "rr.so"
 modparam("rr", "enable_double_rr", 1)
 loadmodule "sipmsgops.so"
