@@ -78,7 +78,10 @@ def s_len(value: Value, args: list[Value]) -> Value:
 
 
 def s_int(value: Value, args: list[Value]) -> Value:
-    return value if isinstance(value, int) else to_int(text_of(value))
+    if isinstance(value, int):
+        return value
+    text = text_of(value)
+    return 0 if text[:1] in (" ", "\t") else to_int(text)
 
 
 def _digest(name: str) -> TransformationApply:
@@ -121,7 +124,9 @@ def s_dec2hex(value: Value, args: list[Value]) -> Value:
 
 def s_hex2dec(value: Value, args: list[Value]) -> Value:
     text = text_of(value).removeprefix("0x")
-    if not text or any(c not in "0123456789abcdefABCDEF" for c in text) or len(text) > 16:
+    if not text:
+        return 0
+    if any(c not in "0123456789abcdefABCDEF" for c in text) or len(text) > 16:
         return None
     return wrap(int(text, 16))
 
@@ -209,12 +214,12 @@ def s_substr(value: Value, args: list[Value]) -> Value:
 
 
 def s_select(value: Value, args: list[Value]) -> Value:
-    """{s.select,index,separator}: a negative index counts from the end, -1 is the last."""
+    """{s.select,index,separator}: a negative index counts from the end, -1 is the last; NULL when there is none."""
     index, separator = args[0], text_of(args[1])
     if not isinstance(index, int) or not separator:
         return None
     fields = text_of(value).split(separator)
-    return fields[index] if -len(fields) <= index < len(fields) else ""
+    return fields[index] if -len(fields) <= index < len(fields) else None
 
 
 def _offset(start: int, length: int) -> int:
@@ -263,7 +268,7 @@ def s_fill_right(value: Value, args: list[Value]) -> Value:
 def s_width(value: Value, args: list[Value]) -> Value:
     """Exactly as long: spaces after it, or cut."""
     width = args[0]
-    if not isinstance(width, int) or not 0 <= width <= MAX_TEXT:
+    if not isinstance(width, int) or not 0 < width <= MAX_TEXT:
         return None
     return text_of(value).ljust(width)[:width]
 
@@ -404,7 +409,8 @@ def ip_matches(value: Value, args: list[Value]) -> Value:
 
 
 def csv_count(value: Value, args: list[Value]) -> Value:
-    return len(csv_items(text_of(value)))
+    text = text_of(value)
+    return len(csv_items(text)) if text else None
 
 
 def csv_items(text: str) -> list[str]:

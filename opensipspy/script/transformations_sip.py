@@ -146,7 +146,8 @@ def param_name(value: Value, args: list[Value]) -> Value:
 
 
 def param_count(value: Value, args: list[Value]) -> Value:
-    return len(uris.params(text_of(value)))
+    text = text_of(value)
+    return len(uris.params(text)) if text else None
 
 
 # -- {sdp.*} (RFC 4566 §5)
@@ -254,7 +255,7 @@ def register(catalogue: Catalogue) -> None:
 
     add("nameaddr", "name", _nameaddr(lambda address: or_null(uris.shown_name(address))), "number?")
     add("nameaddr", "uri", _nameaddr(lambda address: or_null(address.uri)), "number?")
-    add("nameaddr", "len", _nameaddr(lambda address: address.end - address.start), "number?")
+    add("nameaddr", "len", _nameaddr(lambda each: len(each.text.removesuffix(each.params).rstrip())), "number?")
     add("nameaddr", "params", _nameaddr(lambda address: or_null(address.params.removeprefix(";"))), "number?")
     add("nameaddr", "param", nameaddr_param, "number?", "string")
 

@@ -317,7 +317,7 @@ ARGUMENTS: dict[str, str] = {
 }  # fmt: skip
 # What the empty text and the number 7 become; NULL where nothing is said. Digests have tests with vectors.
 OF_NOTHING: dict[str, object] = {
-    "csv.count": 1, "csv.value": "", "param.count": 0, "param.exist": 0,
+    "csv.value": "", "s.hex2dec": 0, "param.exist": 0,
     "param.exists": 0, "s.b64decode": "", "s.b64encode": "", "s.crc32": "4294967295", "s.decode.hexa": "",
     "s.encode.hexa": "", "s.escape.common": "", "s.escape.param": "", "s.escape.user": "", "s.eval": "",
     "s.fill.left": "000", "s.fill.right": "000", "s.int": 0, "s.len": 0, "s.reverse": "", "s.select": "",
