@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 from tests import ports
 from tests.scenarios.server import ServerProcess
 from tests.scenarios.sipp_peer import Sipp
+
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture
@@ -63,8 +68,25 @@ def pytest_runtest_makereport(
     """Octets that are no text may stand in captured log lines; a report with them could not be sent to the controller
     of pytest-xdist."""
     report = yield
+    if report.failed:
+        item.stash[FAILED] = True
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What a failed test has left open is closed with it, or a later test would have to answer for it: pytest takes
+    warnings about open sockets for errors of the test that runs when they are collected."""
+    result = yield
+    if item.stash.get(FAILED, False):
+        for name in ("last_type", "last_value", "last_traceback"):
+            if hasattr(sys, name):
+                delattr(sys, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return result
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
