@@ -22,6 +22,7 @@ HOT_PATH = (
     "opensipspy/net/traffic.py",
     "opensipspy/net/udp.py",
     "opensipspy/module/reply_path.py",
+    "opensipspy/module/target.py",
     "opensipspy/modules/auth/check.py",
     "opensipspy/modules/auth/nonce.py",
     "opensipspy/modules/rr/routing.py",

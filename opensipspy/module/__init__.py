@@ -16,7 +16,7 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 from opensipspy.management import CommandDecl, Counter, MiError
 
 from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
-from .core import CancelHandle, Core, DnsStore, LocateError, Naptr, Target
+from .core import CancelHandle, Core, DnsStore, LocateError, Naptr
 from .declarations import (
     BoundEvent,
     Event,
@@ -34,6 +34,7 @@ from .declarations import (
 from .find import ModuleLoadError, all_modules, find_module, module_names
 from .module import Module, StartError
 from .signature import DeclarationError
+from .target import Target
 
 __all__ = [
     "BoundEvent",

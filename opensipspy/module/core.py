@@ -16,33 +16,13 @@ if TYPE_CHECKING:
     from opensipspy.events import Hub
     from opensipspy.management import Registry, Statistics, StatusReports
     from opensipspy.module.module import Module
+    from opensipspy.module.target import Target
     from opensipspy.module.tls import TlsSession
     from opensipspy.script.declare import Catalogue
     from opensipspy.script.run import Run
     from opensipspy.sip import Peer, Socket, Uri
 
 T = TypeVar("T")
-
-
-class Target:
-    """Where a message goes: the remote end and the listening point it leaves from. connect: whether a connection may
-    be opened for it (`tcp_no_new_conn_bflag`, `tcp_no_new_conn_rplflag`)."""
-
-    __slots__ = ("connect", "peer", "socket")
-
-    def __init__(self, peer: Peer, socket: Socket, connect: bool = True) -> None:
-        self.peer = peer
-        self.socket = socket
-        self.connect = connect
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Target) and self.peer == other.peer and self.socket is other.socket
-
-    def __hash__(self) -> int:
-        return hash((self.peer.proto, self.peer.address, self.peer.port))
-
-    def __repr__(self) -> str:
-        return f"<Target {self.peer.text} from {self.socket.text}>"
 
 
 class LocateError(Exception):

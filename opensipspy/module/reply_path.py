@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from opensipspy import sip
-from opensipspy.module.core import Target
+from opensipspy.module.target import Target
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_REPLY_TO_VIA, Run
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NO_CONNECTION_FOR_REPLIES: Final = "tcp_no_new_conn_rplflag"
 NO_CONNECTION_FOR_BRANCH: Final = "tcp_no_new_conn_bflag"
 
+_TAG_BITS: Final = 0xFFFFFFFFFFFF
 MOST_WARNING: Final = 1024
 """Characters of a Warning text: it holds two URIs that the peer chose, and a reply should fit into a datagram."""
 REPLY_BODY: Final = "reply_body"
@@ -78,6 +79,64 @@ def warning(core: Core, msg: sip.Message, run: Run | None = None) -> str:
         return ""
     quoted = "".join(c if c >= " " else "?" for c in told).replace("\\", "\\\\").replace('"', '\\"')
     return f'Warning: 392 {here.via_host}:{here.via_port} "{quoted}"\r\n'
+
+
+class StatelessReplies:
+    """Replies that no transaction keeps, each made from its request alone (RFC 3261 §8.2.7)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core: Core = core
+        # Hashes of Python are keyed by the process, but the user may have fixed that key.
+        self._secret: str = f"{core.random.getrandbits(128):032x}\n"
+        # The part of the To tag that tells our ACKs from others; it says nothing about the secret.
+        self.prefix: str = f"{core.random.getrandbits(48):012x}."
+        self._no_connection: int = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
+        self._globals: object = None
+        self._server: str = ""
+        self._warns: bool = False
+
+    def local_tag(self, run: Run) -> str:
+        """The To tag of the replies to a request: the same for its retransmissions."""
+        msg = run.msg
+        try:
+            via = msg.via
+            text = (
+                f"{self._secret}{msg.call_id}\n{msg.from_tag}\n{msg.cseq_number}\n{via.host}\n{via.port}\n{via.branch}"
+            )
+        except sip.ParseError:
+            # error_route answers a request that is broken in one of these.
+            text = self._secret + msg.head
+        return self.prefix + str(hash(text) & _TAG_BITS)
+
+    def send(self, run: Run, code: int, reason: str, headers: str, body: bytes) -> bool:
+        """Send a reply; False when it does not leave. headers: further complete lines."""
+        core = self._core
+        msg = run.msg
+        if not 100 <= code <= 699 or not msg.is_request or msg.method_id == sip.M_ACK:
+            return False
+        if core.globals is not self._globals:
+            self._read_globals()
+        headers, body = take_reply_additions(run, code, headers, body)
+        if self._warns:
+            headers += warning(core, msg, run)
+        target = reply_target(run)
+        if self._no_connection & run.msg_flags:
+            target = Target(target.peer, target.socket, connect=False)
+        tag = self.local_tag(run) if code > 100 else ""
+        if not core.send(sip.build_reply(msg, code, reason, tag, headers, body, "", self._server), target):
+            return False
+        run.handled = True
+        return True
+
+    def _read_globals(self) -> None:
+        """What the script's globals say about replies; they are read when the first one leaves."""
+        found = self._core.globals
+        self._server = ""
+        if getattr(found, "server_signature", True):
+            # The script gives the whole line, name included.
+            self._server = str(getattr(found, "server_header", "") or "").removeprefix("Server:").strip()
+        self._warns = bool(getattr(found, "sip_warning", False))
+        self._globals = found
 
 
 def _is_address(host: str) -> bool:

@@ -22,8 +22,9 @@ from opensipspy import sip
 from opensipspy.cachedb import CacheDb, CacheDbDriver, CacheDbs
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module.core import Core, DnsStore, LocateError, Naptr, Target
+from opensipspy.module.core import Core, DnsStore, LocateError, Naptr
 from opensipspy.module.module import Module
+from opensipspy.module.target import Target
 from opensipspy.script.declare import Catalogue, VarRef
 from opensipspy.script.kinds import REQUEST
 from opensipspy.script.run import Run, Value

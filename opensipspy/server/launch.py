@@ -33,7 +33,7 @@ from opensipspy.server.server import Server
 OK: Final = 0
 FAILED: Final = 1
 # Objects made and not yet freed before the youngest generation is searched; rounds of one before the next older one.
-COLLECTOR_THRESHOLDS: Final = (5_000, 10, 10)
+COLLECTOR_THRESHOLDS: Final = (20_000, 10, 20)
 
 LOG: Final = logging.getLogger("opensipspy.core")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 PROTO_NONE: Final = 0
 PROTO_UDP: Final = 1
 PROTO_TCP: Final = 2
@@ -117,6 +119,7 @@ class Socket:
         return "Socket(" + self.text + ")"
 
 
+@mypyc_attr(acyclic=True)
 class Peer:
     """A remote end. address: without brackets. connection: the number of the stream it is seen on, 0 for datagrams."""
 

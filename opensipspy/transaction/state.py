@@ -2,6 +2,10 @@
 
 Only bytes that are still needed are kept: a branch that ended keeps its ACK, a transaction that ended keeps the last
 response it sent, and `forget_heavy` drops the request, the script's state and the received replies.
+
+Compiled, these classes are unknown to the collector of cycles (`acyclic`): with a hundred thousand of them each of its
+rounds would hold up every call. The circles they form (transaction and branches, run and transaction) are opened when a
+transaction ends, in `TransactionLayer._end` and `forget_heavy`.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ class Settings:
         self.answer_non_invite_timeout: bool = False
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
+@mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
 class Client(Timed):
     """A client transaction: a request that was sent and waits for its final response.
 
@@ -88,7 +92,7 @@ class Client(Timed):
         self.sends: int = 0
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
+@mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
 class Branch(Client):
     """One destination of a transaction and what came of it (RFC 3261 section 16.6 and 16.7).
 
@@ -161,7 +165,7 @@ class Branch(Client):
         return self.status < 200
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
+@mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
 class Transaction(Timed):
     """The server side of a transaction and its response context.
 

@@ -19,7 +19,7 @@ NEVER: Final = -1.0
 SLACK: Final = 5e-7
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
+@mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
 class Timed:
     """Something with two timers: `resend_at` and `end_at`, absolute seconds, NEVER when not running."""
 
