@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
-from opensipspy.module import Module, Param, Stat, Target, script_function
-from opensipspy.module.reply_path import (
-    NO_CONNECTION_FOR_REPLIES,
-    connection_flag,
-    reply_target,
-    take_reply_additions,
-    warning,
-)
+from opensipspy.module import Module, Param, Stat, script_function
+from opensipspy.module.reply_path import StatelessReplies
 from opensipspy.script.kinds import ERROR, REQUEST
 
 if TYPE_CHECKING:
@@ -44,22 +37,16 @@ class Sl(Module):
         self._by_class = (
             self.replies_1xx, self.replies_2xx, self.replies_3xx, self.replies_4xx, self.replies_5xx, self.replies_6xx,
         )  # fmt: skip
-        self._secret = b""
-        self._prefix = ""
-        self._no_connection = 0
 
     def bind(self, core: Core) -> None:
         super().bind(core)
-        self._secret = core.random.getrandbits(128).to_bytes(16, "big")
-        # The part of the To tag that tells our ACKs from others; it says nothing about the secret.
-        self._prefix = f"{core.random.getrandbits(48):012x}."
+        self._replies = StatelessReplies(core)
         core.before_script(self._absorb_ack)
-        self._no_connection = connection_flag(core, "message", NO_CONNECTION_FOR_REPLIES)
 
     def _absorb_ack(self, run: Run) -> bool | None:
         """An ACK whose To tag was made here ends here (section 17.1.1.3: it goes no further than the reply came)."""
         msg = run.msg
-        if msg.method != "ACK" or not msg.to_tag.startswith(self._prefix):
+        if msg.method_id != sip.M_ACK or not msg.to_tag.startswith(self._replies.prefix):
             return None
         if self.enable_stats:
             self.received_ACKs.value += 1
@@ -68,41 +55,16 @@ class Sl(Module):
 
     def local_tag(self, run: Run) -> str:
         """The To tag of stateless replies to a request: the same for its retransmissions (section 8.2.7)."""
-        msg = run.msg
-        via = msg.via
-        try:
-            text = f"{msg.call_id}\n{msg.from_tag}\n{msg.cseq_number}\n{via.host}\n{via.port}\n{via.branch}"
-        except sip.ParseError:
-            # error_route answers a request that is broken in one of these.
-            text = msg.head
-        digest = hashlib.blake2s(text.encode("utf-8", "surrogateescape"), key=self._secret, digest_size=10)
-        return self._prefix + digest.hexdigest()
+        return self._replies.local_tag(run)
 
     def reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
         """Send a reply without state: 1 sent, -1 not. headers: further complete lines."""
-        msg = run.msg
-        if not 100 <= code <= 699 or not msg.is_request or msg.method == "ACK":
+        if not self._replies.send(run, code, reason, headers, body):
             return -1
-        headers, body = take_reply_additions(run, code, headers, body)
-        headers += warning(self.core, msg, run)
-        target = reply_target(run)
-        if self._no_connection & run.msg_flags:
-            target = Target(target.peer, target.socket, connect=False)
-        tag = "" if code == 100 else self.local_tag(run)
-        data = sip.build_reply(msg, code, reason, tag, headers, body, "", self._server_line())
-        if not self.core.send(data, target):
-            return -1
-        run.handled = True
         if self.enable_stats:
             self.sent_replies.value += 1
             self._by_class[code // 100 - 1].value += 1
         return 1
-
-    def _server_line(self) -> str:
-        if not getattr(self.core.globals, "server_signature", True):
-            return ""
-        # The script gives the whole line, name included.
-        return str(getattr(self.core.globals, "server_header", "") or "").removeprefix("Server:").strip()
 
     @script_function(routes=REQUEST | ERROR)
     def sl_send_reply(self, run: Run, code: int, reason: str) -> int:

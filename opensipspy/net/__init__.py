@@ -18,7 +18,8 @@ from opensipspy.net.interfaces import expand, is_address, local_addresses
 from opensipspy.net.network import Network, is_loopback
 from opensipspy.net.tcp import Budget, TcpConnection, TcpSettings, TcpTransport
 from opensipspy.net.tls import TlsLayer, TlsTransport
-from opensipspy.net.transport import Deliver, Hint, SocketOptions, Traffic, Transport, socket_options
+from opensipspy.net.traffic import Traffic
+from opensipspy.net.transport import Deliver, Hint, SocketOptions, Transport, socket_options
 from opensipspy.net.udp import UdpSettings, UdpTransport
 
 __all__ = [

@@ -13,7 +13,8 @@ import socket as os_socket
 from collections.abc import Callable
 from typing import Final
 
-from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
+from opensipspy.net.traffic import Traffic
+from opensipspy.net.transport import Deliver, SocketOptions, Transport
 from opensipspy.sip import PROTO_SCTP, Peer, Socket
 
 LOG: Final = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from opensipspy import sip
 from opensipspy.module.paths import ALIAS_ALWAYS, ALIAS_ASKED, TcpPaths
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header, write_header
-from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Traffic, Transport
+from opensipspy.net.traffic import Traffic
+from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Transport
 from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
 
 LOG: Final = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from typing import Final
 
 from opensipspy import sip
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header
-from opensipspy.net.transport import Deliver, SocketOptions, Traffic, Transport
+from opensipspy.net.traffic import Traffic
+from opensipspy.net.transport import Deliver, SocketOptions, Transport
 from opensipspy.sip import Peer, Socket
 
 LOG: Final = logging.getLogger(__name__)
