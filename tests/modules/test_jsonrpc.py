@@ -15,6 +15,7 @@ from opensipspy.module.testing import FakeCore, make_run, make_var, request
 from opensipspy.modules import jsonrpc as jsonrpc_module
 from opensipspy.modules.jsonrpc import JsonRpc
 from tests.modules.asynchronous import in_loop
+from tests.ports import free_port
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -63,7 +64,9 @@ def answering(*parts: bytes, wait: bool = True) -> Behaviour:
 async def ask(address: str, params: str = "[1,2]", method: str = "add", core: FakeCore | None = None, **given: int):
     core = core or FakeCore()
     if "jsonrpc" not in core.modules:
-        core.add(JsonRpc(**given))
+        # A loaded machine answers late.
+        patient = dict.fromkeys(("connect_timeout", "write_timeout", "read_timeout"), 30_000)
+        core.add(JsonRpc(**(patient | given)))
     run = make_run(request(), core=core)
     result = await core.call("jsonrpc_request", run, address, method, params, make_var("ret", "untouched"))
     return int(result), run.vars.get("ret", "untouched")
@@ -174,11 +177,10 @@ async def test_a_server_that_closes_or_is_not_there():
 
 @in_loop
 async def test_a_server_that_comes_back_is_reached_again():
-    core = FakeCore()
-    async with serving(answering(b'{"id":%ID%,"result":1}')) as address:
+    core, port = FakeCore(), free_port()
+    async with serving(answering(b'{"id":%ID%,"result":1}'), port) as address:
         assert await ask(address, core=core) == (1, 1)
     assert (await ask(address, core=core))[0] == -2
-    port = int(address.rpartition(":")[2])
     async with serving(answering(b'{"id":%ID%,"result":2}'), port):
         assert await ask(address, core=core) == (1, 2)
 
