@@ -130,7 +130,8 @@ class AuthDb(Module):
         attempt = self._auth.begin(run, kind, realm)
         if isinstance(attempt, int):
             return attempt
-        select = self._selects.get((table, self._secret_column(attempt)))
+        column = self.password_column if attempt.algorithm < SHA256 else self._secret_column(attempt)
+        select = self._selects.get((table, column))
         if select is not None:
             if self.use_domain:
                 rows = select.rows_now(attempt.user, attempt.domain)

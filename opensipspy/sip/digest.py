@@ -108,6 +108,10 @@ def parse_credentials(text: str, offset: int = 0) -> Credentials:
         return found
     seen: set[str] = set()
     while i < end:
+        after = _read_usual(found, text, i, end, seen)
+        if after > 0:
+            i = after
+            continue
         comma = find_unquoted(text, ",", i, end)
         stop = end if comma < 0 else comma
         _read_parameter(found, text, i, stop, offset, seen)
@@ -138,12 +142,53 @@ def _read_parameter(found: Credentials, text: str, start: int, end: int, offset:
         raise ParseError("too many authentication parameters", offset + start)
     if name in seen:
         raise ParseError("authentication parameter stands twice", offset + start)
+    _keep(found, name, value, seen)
+
+
+def _read_usual(found: Credentials, text: str, i: int, end: int, seen: set[str]) -> int:
+    """Read a parameter written as nearly all are: a usual name, no space before "=", no escape in the value.
+
+    Returns where the next one begins, behind the comma; 0 for any other, which is left to `_read_parameter`.
+    """
+    while i < end and text[i] == " ":
+        i += 1
+    equal = text.find("=", i, end)
+    if equal < 0:
+        return 0
+    name = text[i:equal]
+    if name not in _USUAL_NAMES or name in seen:
+        return 0
+    start = equal + 1
+    if start < end and text[start] == '"':
+        start += 1
+        stop = text.find('"', start, end)
+        after = stop + 1
+        if stop < 0 or (after < end and text[after] != ","):
+            return 0
+        value = text[start:stop]
+        if "\\" in value:
+            return 0
+    else:
+        stop = text.find(",", start, end)
+        if stop < 0:
+            stop = end
+        after = stop
+        value = text[start:stop].strip(SPACES)
+        if '"' in value:
+            return 0
+    _keep(found, name, value, seen)
+    return after + 1
+
+
+def _keep(found: Credentials, name: str, value: str, seen: set[str]) -> None:
     seen.add(name)
     found.params.append(name)
     found.params.append(value)
     if name == "username":
         found.username = value
-        found.user, _, found.domain = value.partition("@")
+        at = value.find("@")
+        found.user = value if at < 0 else value[:at]
+        found.domain = "" if at < 0 else value[at + 1 :]
     elif name == "realm":
         found.realm = value
     elif name == "nonce":
@@ -176,6 +221,8 @@ def is_known_algorithm(algorithm: str) -> bool:
 
 def hash_hex(algorithm: str, data: bytes) -> str:
     """The hash of an algorithm in lower-case hexadecimal. ValueError for one that is not known."""
+    if algorithm == "MD5" or not algorithm:
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
     name = _HASHES.get(_base(algorithm))
     if name is None:
         raise ValueError("unknown digest algorithm " + algorithm)
@@ -210,25 +257,26 @@ def response(
 
     ha1_hex: from ha1(); for a -sess algorithm the session key is made from it here. body: for qop auth-int.
     """
-    if algorithm.upper().endswith("-SESS"):
+    if algorithm != "MD5" and algorithm.upper().endswith("-SESS"):
         ha1_hex = hash_hex(algorithm, _octets(ha1_hex + ":" + nonce + ":" + cnonce))
     request = method + ":" + uri
-    if qop.lower() == "auth-int":
+    if qop != "auth" and qop.lower() == "auth-int":
         request += ":" + hash_hex(algorithm, body)
     ha2 = hash_hex(algorithm, _octets(request))
     if qop:
-        middle = ":".join((nonce, nc, cnonce, qop))
+        text = ":".join((ha1_hex, nonce, nc, cnonce, qop, ha2))
     else:
-        middle = nonce
-    return hash_hex(algorithm, _octets(ha1_hex + ":" + middle + ":" + ha2))
+        text = ":".join((ha1_hex, nonce, ha2))
+    return hash_hex(algorithm, _octets(text))
 
 
 def verify(credentials: Credentials, ha1_hex: str, method: str, body: bytes = b"") -> bool:
     """True when the response fits the stored hash; compared in constant time. False for an unknown algorithm or qop."""
-    if not is_known_algorithm(credentials.algorithm):
+    if credentials.algorithm != "MD5" and not is_known_algorithm(credentials.algorithm):
         return False
-    if credentials.qop and (
-        credentials.qop.lower() not in ("auth", "auth-int") or not credentials.nc or not credentials.cnonce
+    qop = credentials.qop
+    if qop and (
+        not credentials.nc or not credentials.cnonce or (qop != "auth" and qop.lower() not in ("auth", "auth-int"))
     ):
         return False
     expected = response(
@@ -236,7 +284,7 @@ def verify(credentials: Credentials, ha1_hex: str, method: str, body: bytes = b"
         method,
         credentials.uri,
         credentials.nonce,
-        credentials.qop,
+        qop,
         credentials.nc,
         credentials.cnonce,
         credentials.algorithm,

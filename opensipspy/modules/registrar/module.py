@@ -174,6 +174,7 @@ class Registrar(Module):
         self._rules = AorRules()
         self._push: Push | None = None
         self._location: Location | None = None
+        self._domains: dict[str, Domain] = {}
         self._used: list[str] = []
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
         self._secret = ""
@@ -249,7 +250,10 @@ class Registrar(Module):
         return name
 
     def _domain(self, name: str) -> Domain:
-        return self._locations().domain(name)
+        found = self._domains.get(name)
+        if found is None:
+            found = self._domains[name] = self._locations().domain(name)
+        return found
 
     def functions(self) -> list[FunctionDecl]:
         """As declared, and one parameter optional before others that are not: no Python signature can say that."""
@@ -304,9 +308,11 @@ class Registrar(Module):
         return self._accept(run, message, location, asked, flags)
 
     def _plan(self, asked: Registration, record: Record | None, flags: SaveFlags) -> Change:
+        location = self._location
+        assert location is not None  # save() has asked it for the domain
         now = int(self.core.time())
         pn_flags = self._push.flags if self._push is not None else None
-        return plan(asked, record, flags, self._settings, now, self._locations().new_contact_id, pn_flags)
+        return plan(asked, record, flags, self._settings, now, location.new_contact_id, pn_flags)
 
     def _read(
         self, run: Run, message: Message, flags: SaveFlags, aor: str | None, ownership_tag: str | None
@@ -373,7 +379,7 @@ class Registrar(Module):
         return -1
 
     def _accept(self, run: Run, message: Message, location: Domain, asked: Registration, flags: SaveFlags) -> int:
-        self.accepted_regs.inc()
+        self.accepted_regs.value += 1
         if run.msg.source.connection:
             self._keep_connection(run, asked)
         if flags.no_reply or run.kind != REQUEST:

@@ -28,21 +28,38 @@ class Records:
     domain: what `notify` is told as the domain. count: of the contacts.
     """
 
-    __slots__ = ("_count", "_domain", "_newest_first", "_notify", "_write_back", "by_aor", "pending")
+    __slots__ = ("_count", "_domain", "_new_id", "_newest_first", "_notify", "_write_back", "by_aor", "pending")
 
     def __init__(
-        self, domain: object, count: Counter, notify: Notify, *, newest_first: bool = False, write_back: bool = False
+        self,
+        domain: object,
+        count: Counter,
+        notify: Notify,
+        new_id: Callable[[], int],
+        *,
+        newest_first: bool = False,
+        write_back: bool = False,
     ) -> None:
         self._domain: object = domain
         self._count: Counter = count
         self._notify: Notify = notify
+        self._new_id: Callable[[], int] = new_id
         self._newest_first: bool = newest_first
         self._write_back: bool = write_back
         self.by_aor: dict[str, Record] = {}
         self.pending: dict[int, tuple[str, Contact | None]] = {}
 
+    def number(self, change: Change) -> None:
+        """Give each contact of a change its number: a new one its own, a changed one that of before."""
+        for contact in change.inserts:
+            if not contact.contact_id:
+                contact.contact_id = self._new_id()
+        for old, new in change.updates:
+            new.contact_id = old.contact_id
+
     def apply(self, change: Change) -> None:
-        """Make a change whose contacts have their numbers, and tell of it."""
+        """Make a change, and tell of it."""
+        self.number(change)
         aor = change.aor
         record = self.by_aor.get(aor)
         if record is None:

@@ -305,7 +305,8 @@ class Usrloc(Module, Location):
     def _changed(self, what: str, domain: Domain, aor: str, contact: Contact | None) -> None:
         if contact is None:
             event = self.aor_insert if what == INSERT else self.aor_delete
-            event(domain=domain.name, aor=aor)
+            if event.wanted:
+                event(domain=domain.name, aor=aor)
             return
         if what == INSERT:
             self._raise(self.contact_insert, domain, aor, contact)
@@ -313,7 +314,7 @@ class Usrloc(Module, Location):
             self._raise(self.contact_update, domain, aor, contact)
         elif what == DELETE:
             self._raise(self.contact_delete, domain, aor, contact)
-        if what in (INSERT, UPDATE) and contact.refresh_at and self.contact_refresh_timer:
+        if contact.refresh_at and what in (INSERT, UPDATE) and self.contact_refresh_timer:
             self._refresh_later(domain.name, aor, contact)
         for callback in self._callbacks:
             callback(what, domain, aor, contact)

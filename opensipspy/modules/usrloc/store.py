@@ -104,12 +104,13 @@ class DomainStore(Domain):
         self.expired = Counter(f"{name}-expires", help="Contacts that ran out.")
         self.skipped_rows = 0
         self.loaded = mode not in (WRITE_THROUGH, WRITE_BACK)
-        self._memory = Records(self, self.contacts, notify, newest_first=newest_first, write_back=mode == WRITE_BACK)
+        self._memory = Records(
+            self, self.contacts, notify, new_id, newest_first=newest_first, write_back=mode == WRITE_BACK
+        )
         self._records = self._memory.by_aor
         self._pending = self._memory.pending
         self._locks = AorLocks()
         self._clock = clock
-        self._new_id = new_id
         self._notify = notify
         self._max_delete = max(1, max_delete)
 
@@ -199,7 +200,7 @@ class DomainStore(Domain):
             return
         if self.mode in (WRITE_THROUGH, SQL_ONLY):
             assert self.database is not None
-            self._number(change)
+            self._memory.number(change)
             try:
                 await self.database.execute(self._writes(change))
             except DatabaseError as error:
@@ -210,14 +211,10 @@ class DomainStore(Domain):
 
     def commit_now(self, change: Change) -> None:
         assert change.memory_only or not self.waits_to_write
-        self._apply(change)
-
-    def _number(self, change: Change) -> None:
-        for contact in change.inserts:
-            if not contact.contact_id:
-                contact.contact_id = self._new_id()
-        for old, new in change.updates:
-            new.contact_id = old.contact_id
+        if self.mode == SQL_ONLY:
+            self._apply(change)
+        else:
+            self._memory.apply(change)
 
     def _writes(self, change: Change) -> list[Write]:
         writes: list[Write] = [self._delete(c.contact_id) for c in change.deletes]
@@ -232,8 +229,8 @@ class DomainStore(Domain):
         return Delete(self.name, ((self.rows.column["contact_id"], "=", contact_id),))
 
     def _apply(self, change: Change) -> None:
-        self._number(change)
         if self.mode == SQL_ONLY:
+            self._memory.number(change)
             self._memory.tell(change)
         else:
             self._memory.apply(change)
