@@ -24,7 +24,7 @@ class AuthAaa(Module):
     name = "auth_aaa"
     requires = (Requires("auth"),)
 
-    aaa_url = Param(str, None, "The AAA servers: radius:FILE.")
+    aaa_url = Param(str, None, "The AAA servers: radius:FILE or diameter:FILE.")
     auth_service_type = Param(int, 15, "Service-Type of authentication.")
     check_service_type = Param(int, 10, "Service-Type of aaa_does_uri_exist and aaa_does_uri_user_exist.")
     use_ruri_flag = Param(str, None, "Flag of messages whose Request-URI counts instead of the credentials' URI.")

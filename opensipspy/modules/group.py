@@ -71,7 +71,7 @@ class Group(Module):
     re_exp_column = Param(str, "reg_exp", "Column of the expression over sip:user@domain.")
     re_gid_column = Param(str, "group_id", "Column of the group's number.")
     multiple_gid = Param(int, 1, "0: only the first group that fits is told.")
-    aaa_url = Param(str, None, "The AAA servers for aaa_is_user_in(), radius:FILE.")
+    aaa_url = Param(str, None, "The AAA servers for aaa_is_user_in(): radius:FILE or diameter:FILE.")
 
     async def start(self) -> None:
         self._query: TableQuery | None = None

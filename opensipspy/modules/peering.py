@@ -26,7 +26,7 @@ class Peering(Module):
 
     name = "peering"
 
-    aaa_url = Param(str, None, "The AAA servers of the broker, radius:FILE.")
+    aaa_url = Param(str, None, "The AAA servers of the broker: radius:FILE or diameter:FILE.")
     verify_destination_service_type = Param(
         int, -1, "Service-Type of verify_destination(); -1: the dictionary's Sip-Verify-Destination."
     )

@@ -2,6 +2,7 @@
 
 The peers are named in a file of freeDiameter's syntax: `Identity`, `Realm`, `Port`, `ListenOn`, `TcTimer`, `TwTimer`,
 `ConnectPeer = "hss.example.org" { ConnectTo = "192.0.2.1"; Port = 3868; No_TLS; };`. The connections are plain TCP.
+Modules whose `aaa_url` is diameter:FILE (auth_aaa, acc, group, peering) share this peer.
 With several peers the one named by `peer_identity` is preferred, then their order in the file counts; a request whose
 peer is lost goes to the next. Origin-Host, Origin-Realm and Destination-Realm are added where a script leaves them out.
 """
@@ -14,6 +15,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+from opensipspy.aaa import AaaClient, AaaDriver, AaaError
 from opensipspy.management.registry import Json
 from opensipspy.module import (
     Event,
@@ -25,6 +27,7 @@ from opensipspy.module import (
     mi_command,
     script_function,
 )
+from opensipspy.modules.aaa_diameter.aaa import DiameterClient
 from opensipspy.modules.aaa_diameter.api import Avps, DiameterApi, DiameterFailure, DiameterReply
 from opensipspy.modules.aaa_diameter.codec import (
     APPLICATION_UNSUPPORTED,
@@ -75,7 +78,7 @@ TOKEN: Final = "_fdmsg_"
 REQUEST_EVENT: Final = "E_DM_REQUEST"
 
 
-class AaaDiameter(Module, DiameterApi, Owner):
+class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
     """Talk Diameter (RFC 6733): send requests, answer those of peers, keep the connections."""
 
     name = "aaa_diameter"
@@ -138,6 +141,19 @@ class AaaDiameter(Module, DiameterApi, Owner):
     async def open(self) -> None:
         """Connect and listen as `use` said; called by modules that bring their own URL."""
         await self._begin()
+
+    async def open_client(self, url: str) -> AaaClient:
+        """The client for a module's `aaa_url`; all of them share the one peer."""
+        try:
+            self.use(url)
+        except ValueError as error:
+            raise AaaError(f"{url} {error}") from error
+        await self._begin()
+        return DiameterClient(self, self.dictionary, self._session_id)
+
+    def _session_id(self) -> str:
+        """RFC 6733 §8.8."""
+        return f"{self.identity};{int(self.core.time())};{self.core.random.getrandbits(32)}"
 
     async def _begin(self) -> None:
         if self.node is not None or self._config is None:
@@ -272,7 +288,7 @@ class AaaDiameter(Module, DiameterApi, Owner):
         except TimeoutError:
             raise DiameterFailure(f"no answer in {self.answer_timeout} ms", timed_out=True) from None
         except (Unreachable, DiameterError) as error:
-            raise DiameterFailure(str(error)) from error
+            raise DiameterFailure(str(error), unreachable=isinstance(error, Unreachable)) from error
         if self._level <= CHATTY:
             self.core.log.info("aaa_diameter: got %r", answer)
         failed = answer.is_error or answer.find(ERROR_MESSAGE) is not None

@@ -9,11 +9,12 @@ Avps = list[dict[str, object]]
 
 
 class DiameterFailure(Exception):
-    """A request without an answer. timed_out: it was sent, and nothing came back in time."""
+    """A request without an answer. timed_out: it was sent, nothing came back in time. unreachable: no peer is there."""
 
-    def __init__(self, reason: str, timed_out: bool = False) -> None:
+    def __init__(self, reason: str, timed_out: bool = False, unreachable: bool = False) -> None:
         super().__init__(reason)
         self.timed_out = timed_out
+        self.unreachable = unreachable
 
 
 class DiameterReply:

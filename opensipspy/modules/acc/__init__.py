@@ -106,7 +106,7 @@ class Acc(Module):
     )
     log_level = Param(int, 2, "Level of records in the log.")
     log_facility = Param(str, "LOG_DAEMON", "Syslog facility of records.")
-    aaa_url = Param(str, None, "The AAA servers, radius:FILE; without it nothing goes to any.")
+    aaa_url = Param(str, None, "The AAA servers, radius:FILE or diameter:FILE; without it nothing goes to any.")
     service_type = Param(int, -1, "Service-Type of records; -1: the dictionary's Sip-Session.")
     db_url = Param(str, None, "URL of the database; without it nothing goes to a database.")
     db_table_acc = Param(str, "acc", "Table of transactions.")
