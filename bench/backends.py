@@ -1,8 +1,9 @@
 """One back-end after the other stalls for two seconds: `python -m bench.backends`.
 
 A server whose script asks MariaDB, PostgreSQL, Redis, MongoDB, LDAP and RADIUS, each by requests of its own, and
-answers some without asking anybody. Each server in turn is stopped (SIGSTOP) for two seconds. Told are the times of the requests that do not ask it, and when those that do were answered. Ends with status
-1 when the 99th percentile of the former is above `--limit` milliseconds, or one of them got another answer.
+answers some without asking anybody. Each server in turn is stopped (SIGSTOP) for two seconds. Told are the times of the
+requests that do not ask it, and when those that do were answered. Ends with status 1 when the 99th percentile of the
+former is above `--limit` milliseconds, or one of them got another answer.
 """
 
 from __future__ import annotations
