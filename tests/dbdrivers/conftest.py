@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from opensipspy.dbdrivers import db_unixodbc
 from tests.backends import (
     BackendServer,
     MariadbServer,
@@ -20,6 +21,12 @@ from tests.backends import (
     SecantusServer,
 )
 from tests.dbdrivers.dynamodb_stub import DynamodbStub
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a script cannot set: thousands of rows take long on a loaded machine."""
+    monkeypatch.setattr(db_unixodbc, "QUERY_S", 60)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def make_kind(name: str, request: Request, folder: Path) -> StoreKind:
         )
     if name == "redis":
         server = request.getfixturevalue("redis_server")
-        return StoreKind(CachedbRedis, server.url("test"), server, query_timeout=1000, connect_timeout=1000)
+        return StoreKind(CachedbRedis, server.url("test"), server, query_timeout=3000, connect_timeout=3000)
     if name == "redis cluster":
         cluster = request.getfixturevalue("redis_cluster")
         return StoreKind(CachedbRedis, cluster.url("test"), None)

@@ -120,6 +120,8 @@ def test_two_phones_register_call_and_hang_up(
     passwords = json.loads((tmp_path / "demo-subscribers.json").read_text())
     port = free_port()
     script = shipped("opensips.cfg").replace("127.0.0.1:5060", f"127.0.0.1:{port}")
+    # A call to a phone opens a connection, for which a loaded machine needs more than the usual 100 ms.
+    script = "tcp_connect_timeout=10000\n" + script
     start_server(script.replace('"port", 8888', f'"port", {free_port()}'))
     server = f"127.0.0.1:{port}"
     for user in ("bob", "alice"):
@@ -154,6 +156,7 @@ def test_two_phones_call_over_tls(
     script = shipped("tls_ws.cfg").replace("tls/cert.pem", str(ours.cert)).replace("tls/key.pem", str(ours.key))
     script = script.replace(f"[others]{ours.cert}", f"[others]{authority.path}")
     script = script.replace("127.0.0.1:5061", f"127.0.0.1:{port}").replace("127.0.0.1:5060", f"127.0.0.1:{udp}")
+    script = "tcp_connect_timeout=10000\n" + script
     start_server(script.replace("127.0.0.1:8080", f"127.0.0.1:{free_port()}").replace(":8443", f":{free_port()}"))
     for user in ("bob", "alice"):
         phone = Baresip(tmp_path, user, "none", free_port(), f"127.0.0.1:{port}", "tls")
