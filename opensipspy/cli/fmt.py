@@ -61,7 +61,7 @@ def _one(path: str, check: bool, diff: bool) -> int:
 
 def read_script(path: str) -> str:
     """The text of a file, as it is; what is not UTF-8 comes back as it was when written again."""
-    return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+    return Path(path).read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
 def write_script(path: str, text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from opensipspy.script import kinds, runtime, tree
-from opensipspy.script.declare import INDEX_ALL, NEAR, Catalogue, FunctionDecl, ParamDecl
+from opensipspy.script.declare import INDEX_ALL, MAX_SUGGESTIONS, NEAR, Catalogue, FunctionDecl, ParamDecl
 from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, has_errors, in_order, silenced
 from opensipspy.script.known import MODULES, Known
 from opensipspy.script.names import removed_function, removed_keyword, removed_variable
@@ -51,6 +51,7 @@ def check(
     """
     if script.compiled:
         return []
+    catalogue.suggestions.clear()
     checker = _Checker(script, catalogue, module_of, tuple(absent))
     checker.run_by_modules = frozenset(used)
     checker.run()
@@ -71,6 +72,9 @@ def check(
 class _Checker:
     def __init__(self, script: Script, catalogue: Catalogue, module_of: ModuleOf, absent: Sequence[str]) -> None:
         self.absent = Known(tuple(absent))
+        self.known = Known(tuple(MODULES))
+        # What unknown functions may have meant, by their names.
+        self.guesses: dict[str, str] = {}
         self.script = script
         self.catalogue = catalogue
         self.module_of = module_of
@@ -454,18 +458,10 @@ class _Checker:
             self.error(place, "not-loaded", f"{node.name}() is a function of module {module}, not loaded", hint)
         elif old is not None:
             self.error(place, "removed", *old)
-        elif Known(tuple(MODULES)).module_of(node.name):
+        elif self.known.module_of(node.name):
             self.error(place, "unknown-function", *self._elsewhere(node.name))
         else:
-            near = self.catalogue.suggest("function", node.name)
-            if near is None:
-                close = difflib.get_close_matches(node.name, _STATEMENT_NAMES, n=1, cutoff=NEAR)
-                near = close[0] if close else None
-            hint = f"did you mean {near}?" if near else ""
-            if near is None:
-                known = Known(tuple(MODULES))
-                other = difflib.get_close_matches(node.name, known.functions(), n=1, cutoff=NEAR)
-                hint = f"did you mean {other[0]} of module {known.module_of(other[0])}?" if other else ""
+            hint = self._guess(node.name)
             self.error(place, "unknown-function", f"unknown function {node.name}", hint)
         for arg in node.args:
             if isinstance(arg, tree.Var):
@@ -474,9 +470,23 @@ class _Checker:
                 self._argument_names(arg)
         return None
 
+    def _guess(self, name: str) -> str:
+        """What an unknown function may have meant, "" when nothing is near."""
+        if name not in self.guesses:
+            if len(self.guesses) >= MAX_SUGGESTIONS:
+                return ""
+            near = self.catalogue.suggest("function", name)
+            if near is None:
+                near = next(iter(difflib.get_close_matches(name, _STATEMENT_NAMES, n=1, cutoff=NEAR)), None)
+            if near is None:
+                other = difflib.get_close_matches(name, self.known.functions(), n=1, cutoff=NEAR)
+                near = f"{other[0]} of module {self.known.module_of(other[0])}" if other else None
+            self.guesses[name] = f"did you mean {near}?" if near else ""
+        return self.guesses[name]
+
     def _elsewhere(self, name: str) -> tuple[str, str]:
         """(message, hint) for a function of OpenSIPS that this server does not have."""
-        module = Known(tuple(MODULES)).module_of(name)
+        module = self.known.module_of(name)
         if module in self.catalogue.modules or any(f.module == module for f in self.catalogue.functions.values()):
             return f"{name}() of module {module} does not exist here yet", ""
         return f"{name}() is a function of module {module}, which this server does not have", ""

@@ -57,6 +57,8 @@ ParamType = Literal["string", "int", "var", "regex"]
 Waits = Literal["no", "maybe", "always"]
 # How alike a name must be to be worth a "did you mean": a letter or two, not half of the word.
 NEAR: Final = 0.75
+# As many different names of a script are looked up for what they may have meant; each takes a millisecond.
+MAX_SUGGESTIONS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,8 @@ class Catalogue:
     events: dict[str, EventDecl] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
     flags: FlagNames = field(default_factory=FlagNames)
+    # What has been looked up for the script that is checked.
+    suggestions: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def add_function(self, decl: FunctionDecl) -> None:
         """Make a function known. A later module's function of the same name is kept beside under its arity rules:
@@ -244,7 +248,16 @@ class Catalogue:
         return self.transformations.get(name)
 
     def suggest(self, kind: str, name: str) -> str | None:
-        """The nearest known name: kind is "function", "variable", "transformation", "event" or "module"."""
+        """The nearest known name: kind is "function", "variable", "transformation", "event" or "module". None where no
+        name is near, and once a script has asked for so many that it is no script of this language."""
+        key = (kind, name)
+        if key not in self.suggestions:
+            if len(self.suggestions) >= MAX_SUGGESTIONS:
+                return None
+            self.suggestions[key] = self._nearest(kind, name)
+        return self.suggestions[key]
+
+    def _nearest(self, kind: str, name: str) -> str | None:
         pools: dict[str, Iterable[str]] = {
             "function": self.functions,
             "variable": self.variables,

@@ -101,6 +101,7 @@ OPERATORS: Final = {
 }
 
 MOST_OPEN_STRINGS: Final = 20
+MAX_DIGITS: Final = 64
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER: Final = re.compile(r"0x[0-9A-Fa-f]+|[0-9]+")
 _IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])")
@@ -340,7 +341,10 @@ class Scanner:
 
     def _number(self, found: re.Match[str], at: int) -> Token:
         digits = found.group()
-        if digits.startswith("0x"):
+        if len(digits) > MAX_DIGITS:
+            self._report(at, found.end(), "number-size", f"a number of {len(digits)} digits")
+            value = 0
+        elif digits.startswith("0x"):
             value = int(digits, 16)
         elif digits.startswith("0") and digits.strip("01234567") == "":
             value = int(digits, 8)

@@ -131,6 +131,7 @@ def _opens_block(tokens: Sequence[Token], index: int) -> bool:
 def _chunks(tokens: list[Token], script: Script) -> Iterator[list[Token]]:
     """The tokens of each top-level item. A block that is not closed ends where the next one opens."""
     index = 0
+    open_comment = any(finding.code == "open-comment" for finding in script.findings)
     while index < len(tokens):
         if tokens[index].type == "SEMI":
             index += 1
@@ -152,7 +153,7 @@ def _chunks(tokens: list[Token], script: Script) -> Iterator[list[Token]]:
                 ):
                     break
                 index += 1
-            if depth > 0 and not any(f.code == "open-comment" for f in script.findings):
+            if depth > 0 and not open_comment:
                 opening = next(t for t in tokens[start:index] if t.type == "LBRACE")
                 script.findings.append(
                     Finding(_pos(script, opening), ERROR, "open-block", "this block is not closed", "a '}' is missing")

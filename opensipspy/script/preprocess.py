@@ -63,7 +63,8 @@ class Source:
         if len(data) > MAX_BYTES:
             raise ScriptErrors([Finding(here, ERROR, "too-long", f"{path} is longer than {MAX_BYTES} bytes")])
         self.files.append(path)
-        self.add_text(data.decode("utf-8", "surrogateescape"), path, depth)
+        # Some editors begin a file with a byte order mark.
+        self.add_text(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff"), path, depth)
 
     def add_text(self, text: str, path: str, depth: int = 0) -> None:
         lines = text.replace("\r\n", "\n").split("\n")

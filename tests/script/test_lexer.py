@@ -34,3 +34,17 @@ def test_a_comment_that_stays_open_is_told_where_it_begins() -> None:
         parse_script("x.cfg", "", ROUTE + "  /* /* */ \n")
     [finding] = caught.value.findings
     assert (finding.line, finding.col, finding.code) == (2, 3, "open-comment")
+
+
+def test_a_number_of_ten_thousand_digits_is_a_finding() -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        parse_script("x.cfg", "", f"route {{ $var(x) = {'9' * 10_000}; }}\n")
+    [finding] = caught.value.findings
+    assert (finding.line, finding.col, finding.message) == (1, 19, "a number of 10000 digits")
+
+
+def test_blocks_without_end_are_read_in_one_pass() -> None:
+    """A look through all findings for each block would take minutes here."""
+    with pytest.raises(ScriptErrors) as caught:
+        parse_script("x.cfg", "", "route {\n" * 20_000)
+    assert {finding.code for finding in caught.value.findings} >= {"open-block"}

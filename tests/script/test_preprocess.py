@@ -135,3 +135,9 @@ def test_a_preprocessor_that_fails_is_told_with_what_it_said(write: Write, comma
     (finding,) = findings(write("main.cfg", "route { }"), command)
     assert "status 3" in finding.message
     assert ("no such macro" in finding.message) is ("macro" in command)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    script = tmp_path / "opensips.cfg"
+    script.write_bytes(b"\xef\xbb\xbflog_level=3\nroute { exit; }\n")
+    assert parse_script(str(script)).findings == []
