@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.modules.auth.nonce import Nonce, Nonces
 from opensipspy.script.run import Run
 from opensipspy.sip import M_ACK, M_CANCEL, M_REGISTER, Credentials, Header, ParseError, digest
@@ -43,6 +45,7 @@ MAX_FIELD: Final = 512
 """Characters in one field of the credentials."""
 
 
+@mypyc_attr(acyclic=True)
 class Attempt:
     """Credentials with a fresh nonce of ours, whose response is still to be checked.
 
@@ -71,6 +74,7 @@ class Attempt:
         self.nonce: Nonce | None = nonce
 
 
+@mypyc_attr(acyclic=True)
 class AuthState:
     """What is known about the credentials of one request."""
 

@@ -14,6 +14,8 @@ import struct
 from binascii import Error, a2b_base64, b2a_base64
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 FIELDS: Final = struct.Struct(">IQBB")
 MAC_BYTES: Final = 16
 LENGTH: Final = FIELDS.size + MAC_BYTES
@@ -25,6 +27,7 @@ MAX_USED: Final = 1_000_000
 """Nonces remembered as used in one lifetime; when they are that many, further ones are refused."""
 
 
+@mypyc_attr(acyclic=True)
 class Nonce:
     """A nonce that was made with our secret. made: seconds since 1970. algorithm and qop: as given to `make`."""
 

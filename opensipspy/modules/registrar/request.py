@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.modules.registrar.refusal import SERVICE_UNAVAILABLE, Refusal, bad_request
 from opensipspy.modules.usrloc.api import ALL_METHODS, Contact, methods_mask
 from opensipspy.sip import (
@@ -141,6 +143,7 @@ class Settings:
         return Refusal(*SERVICE_UNAVAILABLE, detail, retry)
 
 
+@mypyc_attr(acyclic=True)
 class Asked:
     """One Contact of the request. expires_s: what remains after the limits, 0 removes; -1 for one that never ends."""
 
@@ -153,6 +156,7 @@ class Asked:
         self.q: int = q
 
 
+@mypyc_attr(acyclic=True)
 class Registration:
     """A REGISTER request as far as it has been understood. star: `Contact: *` with `Expires: 0`."""
 
