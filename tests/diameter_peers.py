@@ -18,6 +18,7 @@ from opensipspy.modules.aaa_diameter.codec import Message
 from opensipspy.modules.aaa_diameter.config import Config
 from opensipspy.modules.aaa_diameter.dictionary import Dictionary
 from opensipspy.modules.aaa_diameter.node import Held, Node, Owner
+from opensipspy.modules.aaa_diameter.tls import Tls
 from tests.backends import free_port, program
 
 LOG = logging.getLogger("opensipspy.tests.diameter")
@@ -139,8 +140,14 @@ class FreeDiameter:
 class Other(Owner):
     """A peer in this process. It answers requests with `answer`, or keeps them in `held`."""
 
-    def __init__(self, name: str, answer: Callable[[Other, Held], Message | None] | None = None) -> None:
-        config = Config()
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[Other, Held], Message | None] | None = None,
+        config: Config | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        config = config or Config()
         config.identity, config.realm, config.listen_on, config.port = name, REALM, ["127.0.0.1"], 0
         config.allowed = ["*"]
         self.dictionary = Dictionary()
@@ -150,7 +157,7 @@ class Other(Owner):
         self.came = asyncio.Event()
         self._answer = answer
         loop = asyncio.get_running_loop()
-        self.node = Node(config, self.dictionary, self, random.Random(2), loop.time, LOG)
+        self.node = Node(config, self.dictionary, self, random.Random(2), loop.time, LOG, tls=tls)
 
     @property
     def port(self) -> int:

@@ -233,6 +233,9 @@ def test_a_configuration_file_of_freediameter_is_read() -> None:
         'Identity = "a.b"; Port = 70000;',
         'Identity = "a.b"; ConnectPeer = "c" { ConnectTo = "d" };',
         'Identity = "a.b"; ConnectPeer = "c";',
+        'Identity = "a.b"; TLS_Cred = "c", "k"; ConnectPeer = "c";',
+        'Identity = "a.b"; TLS_Cred = "c";',
+        'Identity = "a.b"; ConnectPeer = "c" { No_TLS; TLS_Old_Method; };',
         "Identity = $;",
     ],
 )

@@ -1,7 +1,9 @@
 """A Diameter peer (RFC 6733): requests and answers of scripts, and the base protocol with the peers around.
 
 The peers are named in a file of freeDiameter's syntax: `Identity`, `Realm`, `Port`, `ListenOn`, `TcTimer`, `TwTimer`,
-`ConnectPeer = "hss.example.org" { ConnectTo = "192.0.2.1"; Port = 3868; No_TLS; };`. The connections are plain TCP.
+`ConnectPeer = "hss.example.org" { ConnectTo = "192.0.2.1"; Port = 3868; No_TLS; };`. Without No_TLS the connection is
+one of TLS (port 5658), for which `TLS_Cred = "CERTIFICATE", "KEY";` and `TLS_CA = "FILE";` are needed, and optionally
+`TLS_CRL`; with them others connect to `SecPort`. Certificates have to name the Diameter identity of the peer.
 Modules whose `aaa_url` is diameter:FILE (auth_aaa, acc, group, peering) share this peer.
 With several peers the one named by `peer_identity` is preferred, then their order in the file counts; a request whose
 peer is lost goes to the next. Origin-Host, Origin-Realm and Destination-Realm are added where a script leaves them out.
@@ -60,6 +62,7 @@ from opensipspy.modules.aaa_diameter.node import (
     Owner,
     Unreachable,
 )
+from opensipspy.modules.aaa_diameter.tls import Tls
 from opensipspy.script.kinds import ALL, EVENT
 from opensipspy.script.run import Run, VarRef
 
@@ -104,6 +107,7 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         self.node: Node | None = None
         self._url = ""
         self._config: Config | None = None
+        self._tls: Tls | None = None
         self._level = self.fd_log_level
         self._waiting: dict[str, Held] = {}
         self._sessions = 0
@@ -136,6 +140,8 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
                 self.dictionary.load(self._read(extra))
             except DictionaryError as error:
                 raise ConfigError(f"{extra}, {error}") from error
+        if config.certificate and config.authorities:
+            self._tls = Tls(config, Path(self.core.script_folder))
         self._url, self._config = url, config
 
     async def open(self) -> None:
@@ -159,11 +165,12 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         if self.node is not None or self._config is None:
             return
         prefer = self.peer_identity if "." in self.peer_identity else f"{self.peer_identity}.{self.realm}"
-        self.node = Node(self._config, self.dictionary, self, self.core.random, self.core.now, self.core.log, prefer)
+        random, now, log = self.core.random, self.core.now, self.core.log
+        self.node = Node(self._config, self.dictionary, self, random, now, log, prefer, self._tls)
         try:
             await self.node.start()
         except OSError as error:
-            raise StartError(f"aaa_diameter: cannot listen on port {self._config.port}: {error}") from error
+            raise StartError(f"aaa_diameter: cannot listen: {error}") from error
 
     async def stop(self) -> None:
         if self.node is not None:

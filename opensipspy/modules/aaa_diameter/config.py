@@ -1,7 +1,7 @@
 """The configuration file of the Diameter peer, in freeDiameter's syntax. Pure.
 
-Read are Identity, Realm, Port, ListenOn, TcTimer, TwTimer, ConnectPeer, and the list of a LoadExtension of acl_wl;
-what concerns SCTP, threads, or dictionaries of freeDiameter is taken and has no effect.
+Read are Identity, Realm, Port, SecPort, ListenOn, TLS_Cred, TLS_CA, TLS_CRL, TcTimer, TwTimer, ConnectPeer, and the
+list of a LoadExtension of acl_wl; what concerns SCTP, threads, or dictionaries of freeDiameter has no effect.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from typing import Final
 
 DEFAULT_PORT: Final = 3868
+SECURE_PORT: Final = 5658
+"""RFC 6733 §11.4: of TLS."""
 CONNECT_S: Final = 30.0
 """TcTimer of freeDiameter: the longest pause between two attempts to connect."""
 WATCHDOG_S: Final = 30.0
@@ -19,7 +21,6 @@ LEAST_WATCHDOG_S: Final = 1
 _TOKEN: Final = re.compile(r'\s+|#[^\n]*|"((?:[^"\\\n]|\\.)*)"|([A-Za-z_][\w-]*)|(-?\d+)|([={};,:])')
 _IGNORED: Final = frozenset(
     (
-        "secport",
         "sctp_streams",
         "no_sctp",
         "no_ip",
@@ -27,16 +28,12 @@ _IGNORED: Final = frozenset(
         "no_relay",
         "prefer_tcp",
         "notls_old",
-        "tls_old_method",
         "appservthreads",
         "routinginthreads",
         "routingoutthreads",
         "incomingqueuelimit",
         "outgoingqueuelimit",
         "localqueuelimit",
-        "tls_cred",
-        "tls_ca",
-        "tls_crl",
         "tls_prio",
         "tls_dh_file",
         "tls_dh_bits",
@@ -44,7 +41,7 @@ _IGNORED: Final = frozenset(
         "processingpeersminimum",
     )
 )
-_PEER_IGNORED: Final = frozenset(["no_sctp", "no_ip", "no_ipv6", "prefer_tcp", "tls_old_method", "tls_prio"])
+_PEER_IGNORED: Final = frozenset(["no_sctp", "no_ip", "no_ipv6", "prefer_tcp", "tls_prio"])
 
 
 class ConfigError(ValueError):
@@ -52,26 +49,32 @@ class ConfigError(ValueError):
 
 
 class PeerConfig:
-    """A peer to connect to. address: a name or an address."""
+    """A peer to connect to. address: a name or an address. secure: only over TLS."""
 
-    __slots__ = ("address", "connect_s", "identity", "port", "realm", "watchdog_s")
+    __slots__ = ("address", "connect_s", "identity", "port", "realm", "secure", "watchdog_s")
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
         self.address = identity
         self.port = DEFAULT_PORT
+        self.secure = False
         self.realm = ""
         self.connect_s = 0.0
         self.watchdog_s = 0.0
 
 
 class Config:
-    """What a file says. port: 0 for no listening."""
+    """What a file says. port, secure_port: 0 for no listening. certificate and what follows: files, "" for none."""
 
     def __init__(self) -> None:
         self.identity = ""
         self.realm = ""
         self.port = DEFAULT_PORT
+        self.secure_port = SECURE_PORT
+        self.certificate = ""
+        self.key = ""
+        self.authorities = ""
+        self.revocations = ""
         self.listen_on: list[str] = []
         self.connect_s = CONNECT_S
         self.watchdog_s = WATCHDOG_S
@@ -79,11 +82,12 @@ class Config:
         self.allowed: list[str] = []
         self.allow_files: list[str] = []
 
-    def admits(self, identity: str) -> bool:
+    def admits(self, identity: str, secure: bool = False) -> bool:
         """Whether a peer of this name may connect to us: one of ConnectPeer, or one that an acl_wl file lists."""
         identity = identity.lower()
-        if any(peer.identity.lower() == identity for peer in self.peers):
-            return True
+        for peer in self.peers:
+            if peer.identity.lower() == identity:
+                return secure or not peer.secure
         for pattern in self.allowed:
             if pattern == identity or pattern == "*" or (pattern[:2] == "*." and identity.endswith(pattern[1:])):
                 return True
@@ -153,6 +157,14 @@ class _Reader:
                 config.realm = self._values()[0]
             elif name == "port":
                 config.port = self._number(0xFFFF)
+            elif name == "secport":
+                config.secure_port = self._number(0xFFFF)
+            elif name == "tls_cred":
+                config.certificate, config.key = self._files(2)
+            elif name == "tls_ca":
+                [config.authorities] = self._files(1)
+            elif name == "tls_crl":
+                [config.revocations] = self._files(1)
             elif name == "listenon":
                 config.listen_on += self._values()
             elif name == "tctimer":
@@ -169,12 +181,21 @@ class _Reader:
             config.realm = config.identity.partition(".")[2]
         if not config.realm:
             raise ConfigError("Realm is needed")
+        for peer in config.peers:
+            if peer.secure and not (config.certificate and config.authorities):
+                raise ConfigError(f"{peer.identity} needs No_TLS, or TLS_Cred and TLS_CA")
         return config
+
+    def _files(self, count: int) -> list[str]:
+        values = self._values()
+        if len(values) != count or not all(values):
+            raise ConfigError(f"line {self._line}: {count} names of files are expected")
+        return values
 
     def _peer(self) -> PeerConfig:
         self._sign("=")
         peer = PeerConfig(self._take("text"))
-        plain = False
+        plain, port = False, 0
         if self._is("{"):
             while not self._is("}"):
                 word = self._take("word").lower()
@@ -184,20 +205,22 @@ class _Reader:
                 elif word == "connectto":
                     peer.address = self._values()[0]
                 elif word == "port":
-                    peer.port = self._number(0xFFFF)
+                    port = self._number(0xFFFF)
                 elif word == "realm":
                     peer.realm = self._values()[0]
                 elif word == "tctimer":
                     peer.connect_s = float(max(1, self._number()))
                 elif word == "twtimer":
                     peer.watchdog_s = float(max(LEAST_WATCHDOG_S, self._number()))
+                elif word == "tls_old_method":
+                    raise ConfigError(f"line {self._line}: TLS after the capabilities exchange is not provided")
                 elif word in _PEER_IGNORED:
                     self._values()
                 else:
                     raise ConfigError(f"line {self._line}: {word} is not known in ConnectPeer")
         self._sign(";")
-        if not plain:
-            raise ConfigError(f"line {self._line}: {peer.identity} needs No_TLS: TLS between peers is not provided")
+        peer.secure = not plain
+        peer.port = port or (DEFAULT_PORT if plain else SECURE_PORT)
         return peer
 
     def _values(self) -> list[str]:

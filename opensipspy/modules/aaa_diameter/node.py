@@ -40,6 +40,7 @@ from opensipspy.modules.aaa_diameter.codec import (
 )
 from opensipspy.modules.aaa_diameter.config import Config, PeerConfig
 from opensipspy.modules.aaa_diameter.dictionary import Dictionary
+from opensipspy.modules.aaa_diameter.tls import Tls, names_identity
 
 READ_SIZE: Final = 65536
 HANDSHAKE_S: Final = 10.0
@@ -150,6 +151,11 @@ class Link:
         self._gone = asyncio.Event()
         address = writer.get_extra_info("peername") or ("an unknown address",)
         self.address = str(address[0])
+        self.secure = writer.get_extra_info("ssl_object") is not None
+
+    def certified(self) -> bool:
+        """Whether the certificate that a peer showed over TLS is that of the identity it has said (§13.1)."""
+        return not self.secure or names_identity(self._writer.get_extra_info("peercert"), self.identity)
 
     # --- what goes out
 
@@ -241,6 +247,7 @@ class Node:
         now: Callable[[], float],
         log: logging.Logger | logging.LoggerAdapter[Any],
         prefer: str = "",
+        tls: Tls | None = None,
     ) -> None:
         self.config = config
         self.dictionary = dictionary
@@ -254,7 +261,8 @@ class Node:
         self._state_id = random.getrandbits(32)
         self._hop = random.getrandbits(32)
         self._end = random.getrandbits(20)
-        self._server: asyncio.Server | None = None
+        self._tls = tls
+        self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._incoming: set[Link] = set()
         self._calling: set[str] = set()
@@ -269,16 +277,23 @@ class Node:
         """Listen, and begin to connect; does not wait for peers. OSError when the port is taken."""
         if self.config.port or self.config.listen_on:
             hosts = self.config.listen_on or None
-            self._server = await asyncio.start_server(self._accepted, hosts, self.config.port)
-            self.port = int(self._server.sockets[0].getsockname()[1])
+            self._servers.append(await asyncio.start_server(self._accepted, hosts, self.config.port))
+            self.port = int(self._servers[0].sockets[0].getsockname()[1])
+        if self._tls is not None and self.config.secure_port:
+            hosts, port = self.config.listen_on or None, self.config.secure_port
+            self._servers.append(
+                await asyncio.start_server(
+                    self._accepted, hosts, port, ssl=self._tls.server, ssl_handshake_timeout=HANDSHAKE_S
+                )
+            )
         for peer in self.config.peers:
             self._tasks.append(self._owner.spawn(self._keep(peer), f"diameter peer {peer.identity}"))
 
     async def stop(self) -> None:
         """Take leave of all peers (§5.4) and close everything."""
         self._stopping = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         goodbyes = []
         for link in list(self.links.values()):
             request = self.base_request(DISCONNECT_PEER)
@@ -338,7 +353,13 @@ class Node:
         async with asyncio.timeout(HANDSHAKE_S):
             self._calling.add(peer.identity.lower())
             try:
-                reader, writer = await asyncio.open_connection(peer.address, peer.port)
+                context = self._tls.client if peer.secure and self._tls is not None else None
+                if peer.secure and context is None:
+                    raise OSError("there is no certificate for TLS")
+                name = peer.identity if context is not None else None
+                reader, writer = await asyncio.open_connection(
+                    peer.address, peer.port, ssl=context, server_hostname=name
+                )
                 link = Link(self, reader, writer, peer)
                 try:
                     return await self._introduce(link, peer)
@@ -405,7 +426,7 @@ class Node:
         self._learn(link, request)
         name = link.identity
         result = SUCCESS
-        if not self.config.admits(name):
+        if not self.config.admits(name, link.secure) or not link.certified():
             result = UNKNOWN_PEER
         elif name in self.links or (name in self._calling and name > self.config.identity.lower()):
             # §5.6.4: with both calling, the connection of the higher name stays.
