@@ -175,11 +175,13 @@ class Xml(Module):
             raise ValueError("a document defines no entities and has no NUL in it")
         data = text.strip(BLANKS + "\r").encode("utf-8", "surrogateescape")
         etree = self._etree
+        parser = self._parser(False)
         try:
-            return etree.fromstring(data, self._parser(False)).getroottree()
+            return etree.fromstring(data, parser).getroottree()
         except etree.XMLSyntaxError as error:
-            # Prefixes that nothing defines are taken as they come; the rest of the document is fine then.
-            if not error.error_log or any(entry.domain_name != "NAMESPACE" for entry in error.error_log):
+            # Prefixes that nothing defines are taken as they come; the rest of the document is fine then. Asked is the
+            # log of the parser: that of the error goes on from document to document.
+            if not parser.error_log or any(entry.domain_name != "NAMESPACE" for entry in parser.error_log):
                 raise ValueError(f"not well-formed: {_reason(error)}") from None
         return etree.fromstring(data, self._parser(True)).getroottree()
 

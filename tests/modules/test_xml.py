@@ -86,6 +86,13 @@ def test_elements_of_a_namespace_are_found_by_their_own_name(lab: Lab):
     assert lab.get("undefined/body/answer.val") == "42"
 
 
+def test_a_broken_document_changes_nothing_for_later_ones(lab: Lab):
+    lab.put("d", "<soap:a><b")
+    assert lab.get("d") is None
+    lab.put("d", "<soap:a>1</soap:a>")
+    assert lab.get("d/a.val") == "1"
+
+
 def test_values_are_escaped_where_they_have_to_be(lab: Lab):
     lab.put("d", "<a/>")
     lab.put("d/a.attr/q", '"<&')
