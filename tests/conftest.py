@@ -10,12 +10,20 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import ports
 from tests.scenarios.server import ServerProcess
 from tests.scenarios.sipp_peer import Sipp
 
 FAILED = pytest.StashKey[bool]()
+
+# The same examples each time, so that a change is judged by what it changes (`make fuzz` looks further), and as slowly
+# as a loaded machine makes them.
+settings.register_profile(
+    "tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture
