@@ -20,6 +20,7 @@ USERS = """alice@127.0.0.1 Cleartext-Password := "zanzibar"
 bob Cleartext-Password := "pin", Calling-Station-Id == "alice"
 \tReply-Message := "premium"
 """
+KINDS = ["Start", "Interim-Update", "Interim-Update", "Stop"]
 SCRIPT = """
 log_level=3
 stderror_enabled=yes
@@ -138,8 +139,13 @@ def asked(phone: Phone, port: int, pin: str, form: str) -> str:
     return phone.receive(10.0).first.partition(" ")[2]
 
 
-def call(caller: Phone, callee: Phone, port: int, radius: FreeradiusServer) -> None:
-    """An INVITE that is challenged, an UPDATE in both forms, and the BYE."""
+def restart(radius: FreeradiusServer) -> None:
+    (radius.folder / "log" / "stdout").unlink()
+    radius.start()
+
+
+def call(caller: Phone, callee: Phone, port: int, radius: FreeradiusServer, *, away: bool = False) -> None:
+    """An INVITE that is challenged, an UPDATE in both forms, and the BYE. away: the server is when the call ends."""
     before = len(radius.records())
     uri = f"sip:bob@127.0.0.1:{port}"
     first = caller.request("INVITE", uri)
@@ -160,6 +166,8 @@ def call(caller: Phone, callee: Phone, port: int, radius: FreeradiusServer) -> N
     routes = tuple(f"Route: {route}" for route in reversed(answer.all("Record-Route")))
     target = answer["Contact"].split("<")[1].split(">")[0]
     for cseq, method, form in ((3, "UPDATE", "plain"), (4, "UPDATE", "async"), (5, "BYE", "")):
+        if away and method == "BYE":
+            radius.kill()
         headers = (*routes, f"X-Form: {form}")
         caller.send(caller.request(method, target, to=answer["To"], call_id=call_id, cseq=cseq, headers=headers))
         callee.send(callee.reply(callee.expect(method), 200, "OK"))
@@ -186,20 +194,20 @@ def test_users_and_records_of_freeradius(radius: FreeradiusServer, tmp_path: Pat
             assert asked(caller, port, "wrong", form) == "403 Refused"
         call(caller, callee, port, radius)
         found = records(radius, 4)
-        assert [record["Acct-Status-Type"] for record in found] == ["Start", "Interim-Update", "Interim-Update", "Stop"]
+        assert [record["Acct-Status-Type"] for record in found] == KINDS
         assert len({record["Acct-Session-Id"] for record in found}) == 1
         assert found[0]["Called-Station-Id"] == "gold"
         assert found[0]["Sip-Response-Code"] == "200"
 
         # The server dies in the middle of a call: the script hears of it, and the record comes once it is back.
-        radius.kill()
-        (radius.folder / "log" / "stdout").unlink()
+        call(caller, callee, port, radius, away=True)
         for form in ("plain", "async"):
             assert asked(caller, port, "pin", form) == "500 Nobody answers"
-        radius.start()
+        restart(radius)
+        found = records(radius, 8)
+        assert [record["Acct-Status-Type"] for record in found[4:]] == KINDS
+        assert int(found[7]["Acct-Delay-Time"]) > 0
         assert asked(caller, port, "pin", "plain") == "200 premium"
-        call(caller, callee, port, radius)
-        assert len(records(radius, 8)) == 8
         assert server.stop() == 0
         log = server.log_text()
         assert log.count(f"127.0.0.1:{radius.port} does not answer") == 1
