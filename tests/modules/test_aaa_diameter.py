@@ -296,15 +296,18 @@ async def test_a_real_peer_answers_dies_and_answers_again(tmp_path: Path) -> Non
     try:
         async with Client(write_files(tmp_path, peer_text("hss.t.test", port))) as client:
             await client.open("hss.t.test")
+            shown = (client.core.status.group("aaa") or {})["hss.t.test"]
             code, avps = await client.send()
-            assert code == 1
+            assert (code, shown.status, shown.details) == (1, 1, "connected")
             assert {"Result-Code": 2001} in avps
             end(child)
             await until(lambda: not client.node.links)
+            assert (shown.status, shown.details.partition(":")[0]) == (-1, "lost")
             assert await client.send() == (-1, None)
             child = start_hss(port)
             await client.open("hss.t.test")
             assert (await client.send())[0] == 1
+            assert shown.status == 1
     finally:
         end(child)
 

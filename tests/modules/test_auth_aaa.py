@@ -36,16 +36,16 @@ def radius() -> Iterator[FreeradiusServer]:
         server.stop()
 
 
-def answer(core: FakeCore, password: str, qop: int) -> Run:
+def answer(core: FakeCore, password: str, qop: int, user: str = "alice") -> Run:
     """A REGISTER with the response to a fresh challenge. qop: 1 for auth, 0 for none."""
     core.call("www_challenge", make_run(request(), core=core), REALM, qop, (0,))
     challenge = sip.parse_credentials(core.replies[-1].headers.strip().partition(": ")[2])
     credentials = sip.Credentials()
-    credentials.username, credentials.realm, credentials.nonce = "alice", REALM, challenge.nonce
+    credentials.username, credentials.realm, credentials.nonce = user, REALM, challenge.nonce
     credentials.uri = "sip:example.com"
     if qop:
         credentials.qop, credentials.nc, credentials.cnonce = "auth", "00000001", "xyz"
-    ha1 = sip.digest.ha1("alice", REALM, password, "")
+    ha1 = sip.digest.ha1(user, REALM, password, "")
     credentials.response = sip.digest.response(
         ha1, "REGISTER", credentials.uri, credentials.nonce, credentials.qop, credentials.nc, credentials.cnonce, ""
     )
@@ -76,6 +76,29 @@ def test_digest_credentials_and_look_ups(radius: FreeradiusServer, qop: int) -> 
             await module.stop()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("user", "code"),
+    [("a" * 300, -5), ("alice\x00", -2), ("%{exec:id}", -2), ("' OR 1=1 --", -2), ("\udcff\udcfe", -2)],
+)
+def test_hostile_names_are_refused(
+    radius: FreeradiusServer, user: str, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 2865 §5: values have at most 253 octets, so a longer one is asked of nobody; others are names like any."""
+    core = FakeCore()
+    modules = [core.add(AaaRadius()), core.add(Auth(rpid_avp="")), core.add(AuthAaa(aaa_url=radius.url))]
+
+    async def scenario() -> None:
+        for module in modules:
+            await module.start()
+        assert await core.call("aaa_www_authorize", answer(core, "zanzibar", 0, user), REALM) == code
+        assert await core.call("aaa_www_authorize", answer(core, "zanzibar", 0), REALM) == 1
+        for module in modules:
+            await module.stop()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("more than 253") == (code == -5)
 
 
 def test_the_driver_is_needed() -> None:

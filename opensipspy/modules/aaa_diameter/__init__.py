@@ -3,8 +3,10 @@
 The peers are named in a file of freeDiameter's syntax: `Identity`, `Realm`, `Port`, `ListenOn`, `TcTimer`, `TwTimer`,
 `ConnectPeer = "hss.example.org" { ConnectTo = "192.0.2.1"; Port = 3868; No_TLS; };`. Without No_TLS the connection is
 one of TLS (port 5658), for which `TLS_Cred = "CERTIFICATE", "KEY";` and `TLS_CA = "FILE";` are needed, and optionally
-`TLS_CRL`; with them others connect to `SecPort`. Certificates have to name the Diameter identity of the peer.
-Modules whose `aaa_url` is diameter:FILE (auth_aaa, acc, group, peering) share this peer.
+`TLS_CRL`; with them others connect to `SecPort`. Certificates have to name the Diameter identity of the peer. The
+status report of the group `aaa` shows for each peer whether it is connected. Modules whose `aaa_url` is diameter:FILE
+(auth_aaa, acc, group, peering) share this peer.
+
 With several peers the one named by `peer_identity` is preferred, then their order in the file counts; a request whose
 peer is lost goes to the next. Origin-Host, Origin-Realm and Destination-Realm are added where a script leaves them out.
 """
@@ -79,6 +81,9 @@ CHATTY: Final = 1
 MAX_FILE: Final = 1 << 20
 TOKEN: Final = "_fdmsg_"
 REQUEST_EVENT: Final = "E_DM_REQUEST"
+STATUS_GROUP: Final = "aaa"
+CONNECTED: Final = 1
+AWAY: Final = -1
 
 
 class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
@@ -167,6 +172,8 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         prefer = self.peer_identity if "." in self.peer_identity else f"{self.peer_identity}.{self.realm}"
         random, now, log = self.core.random, self.core.now, self.core.log
         self.node = Node(self._config, self.dictionary, self, random, now, log, prefer, self._tls)
+        for peer in self._config.peers:
+            self.core.status.add(STATUS_GROUP, peer.identity.lower(), AWAY, "not connected yet")
         try:
             await self.node.start()
         except OSError as error:
@@ -193,6 +200,9 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         return self.core.spawn(work, name)
 
     def peer_changed(self, identity: str, is_open: bool, why: str) -> None:
+        text = "connected" if is_open else f"lost: {why}"
+        self.core.status.set_status(STATUS_GROUP, CONNECTED if is_open else AWAY, text, identity)
+        self.core.status.report(STATUS_GROUP, text, identity)
         if is_open and self._level < QUIET:
             self.core.log.info("aaa_diameter: connected with %s", identity)
         elif not is_open and self._level <= QUIET:
