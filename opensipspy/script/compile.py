@@ -203,6 +203,7 @@ class RouteEmitter:
 
     def code(self) -> CodeType:
         self._route_body()
+        _keep_variables(self.out)
         arguments = ast.arguments([], [ast.arg("run")], None, [], [], None, [])
         kind = ast.AsyncFunctionDef if self.is_async else ast.FunctionDef
         function = kind(name="route", args=arguments, body=self.out, decorator_list=[], returns=None)
@@ -930,12 +931,32 @@ class RouteEmitter:
             )
         if isinstance(right, tree.Text) and node.op in ("==", "!="):
             folded = runtime.lower(right.value)
-            equal = self._call("_equal_text", self._read(node.left), ast.Constant(right.value), ast.Constant(folded))
+            # Most often both are the same text, or the function is needed for another case of letters.
+            value = self._temporary()
+            first = ast.NamedExpr(ast.Name(value, ast.Store()), self._read(node.left))
+            same_text = ast.Compare(first, [ast.Eq()], [ast.Constant(right.value)])
+            folding = self._call("_equal_text", self._name(value), ast.Constant(right.value), ast.Constant(folded))
+            equal = ast.BoolOp(ast.Or(), [same_text, folding])
             wanted = (node.op == "==") != negated
             return cast("ast.expr", self._at(equal if wanted else ast.UnaryOp(ast.Not(), equal), node.pos))
+        if isinstance(right, tree.Number):
+            return self._number_test(node, right.value, negated)
         result = self._comparison(node)
         operator = ast.Eq() if negated else ast.Gt()
         return cast("ast.expr", self._at(ast.Compare(result, [operator], [ast.Constant(0)]), node.pos))
+
+    def _number_test(self, node: tree.Compare, number: int, negated: bool) -> ast.expr:
+        """`$variable op number` as a truth value: at once for a number, by the rules of `compare_int` for the rest."""
+        value = self._temporary()
+        first = ast.NamedExpr(ast.Name(value, ast.Store()), self._read(node.left))
+        is_number = ast.Compare(self._call("_type", first), [ast.Is()], [self._name("_number")])
+        at_once: ast.expr = ast.Compare(self._name(value), [_PYTHON_OPERATORS[node.op]()], [ast.Constant(number)])
+        if negated:
+            at_once = ast.UnaryOp(ast.Not(), at_once)
+        op = ast.Constant(runtime.COMPARISONS[node.op])
+        result = self._call("_compare_int", self._run, op, self._name(value), ast.Constant(number))
+        judged = ast.Compare(result, [ast.Eq() if negated else ast.Gt()], [ast.Constant(0)])
+        return cast("ast.expr", self._at(ast.IfExp(is_number, at_once, judged), node.pos))
 
     def _comparison(self, node: tree.Compare) -> ast.expr:
         """A comparison as 1, 0 or -1."""
@@ -959,6 +980,46 @@ class RouteEmitter:
             op = ast.Constant(runtime.COMPARISONS[node.op])
             call = self._call("_compare", self._run, op, left, self._value(right))
         return cast("ast.expr", self._at(call, node.pos))
+
+
+_PYTHON_OPERATORS: Final[dict[str, type[ast.cmpop]]] = {
+    "==": ast.Eq,
+    "!=": ast.NotEq,
+    "<": ast.Lt,
+    ">": ast.Gt,
+    "<=": ast.LtE,
+    ">=": ast.GtE,
+}
+
+
+class _VariablesKept(ast.NodeTransformer):
+    """Puts a local name in the place of `run.vars`, but for functions inside, whose run is another one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if node.attr == "vars" and isinstance(node.value, ast.Name) and node.value.id == "run":
+            self.count += 1
+            return ast.copy_location(ast.Name("_vars", ast.Load()), node)
+        return self.generic_visit(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return node
+
+
+def _keep_variables(body: list[ast.stmt]) -> None:
+    """Look up the dict of `$var` once in a route: it stays the same while the route runs."""
+    kept = _VariablesKept()
+    for index, statement in enumerate(body):
+        body[index] = kept.visit(statement)
+    if kept.count:
+        found = ast.Attribute(ast.Name("run", ast.Load()), "vars", ast.Load())
+        look_up = ast.Assign([ast.Name("_vars", ast.Store())], found)
+        # It stands on the line of what follows, so that whoever steps through the script does not meet it.
+        for node in ast.walk(look_up):
+            ast.copy_location(node, body[0])
+        body.insert(0, look_up)
 
 
 class _Given:

@@ -259,6 +259,8 @@ HELPERS: Final[dict[str, object]] = {
     "_compare": runtime.compare,
     "_compare_text": runtime.compare_text,
     "_compare_int": runtime.compare_int,
+    "_number": int,
+    "_type": type,
     "_compare_net": runtime.compare_net,
     "_equal_text": runtime.equal_text,
     "_match": runtime.match,

@@ -33,6 +33,7 @@ from opensipspy.sip.tables import (
     H_RECORD_ROUTE,
     H_ROUTE,
     H_TO,
+    H_USER_AGENT,
     H_VIA,
     HEADER_NAMES,
     M_ACK,
@@ -80,7 +81,7 @@ class Header:
 # Places that are not known yet, of messages that are not read or were told to forget.
 _NO_PLACES: Final[list[int]] = []
 # Kinds up to this one have the place of their first header in a list of their own: what nearly every message is asked.
-_LAST_INDEXED: Final = H_CONTENT_TYPE
+_LAST_INDEXED: Final = H_USER_AGENT
 _NOT_FOUND: Final = (ABSENT,) * (_LAST_INDEXED + 1)
 
 
