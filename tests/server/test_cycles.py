@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from opensipspy import sip
+from opensipspy.db import parse_url
+from opensipspy.dbdrivers.db_sqlite import DbSqlite
+from opensipspy.modules.auth_db import SUBSCRIBER
 from opensipspy.server.launch import open_logs
 from opensipspy.server.load import load
 from opensipspy.server.options import Options
@@ -31,7 +34,21 @@ loadmodule "tm.so"
 loadmodule "rr.so"
 loadmodule "maxfwd.so"
 loadmodule "sipmsgops.so"
+loadmodule "signaling.so"
+loadmodule "db_sqlite.so"
+loadmodule "usrloc.so"
+loadmodule "registrar.so"
+loadmodule "auth.so"
+loadmodule "auth_db.so"
+modparam("auth_db", "db_url", "sqlite:{folder}/users.sqlite")
+modparam("auth_db", "calculate_ha1", 1)
+modparam("auth_db", "password_column", "password")
 route {{
+    if (is_method("REGISTER")) {{
+        if (!www_authorize("127.0.0.1", "subscriber")) {{ www_challenge("127.0.0.1", "auth"); exit; }}
+        save("location");
+        exit;
+    }}
     if (!mf_process_maxfwd_header(10)) {{ sl_send_reply(483, "Too Many Hops"); exit; }}
     if (has_totag()) {{
         if (loose_route()) {{ t_relay(); exit; }}
@@ -121,16 +138,30 @@ class House:
         self.request("OPTIONS", number, self.uri)
         assert self.heard(0).startswith("SIP/2.0 200")
 
+    def register(self, number: int) -> None:
+        """REGISTER, 401, REGISTER with credentials: the user is looked up in SQLite, the contact kept in memory."""
+        self.request("REGISTER", number, "sip:127.0.0.1", "<sip:alice@127.0.0.1>")
+        challenge = next(line for line in self.heard(0).split("\r\n") if line.startswith("WWW-Authenticate"))
+        answer = sip.parse_credentials(challenge.partition(": ")[2])
+        answer.username, answer.uri, answer.nc, answer.cnonce = "alice", "sip:127.0.0.1", "00000001", "c"
+        ha1 = sip.digest.ha1("alice", "127.0.0.1", "secret")
+        answer.response = sip.digest.response(ha1, "REGISTER", answer.uri, answer.nonce, "auth", answer.nc, "c")
+        line = f"Authorization: {sip.digest.authorization(answer)}\r\n"
+        self.request("REGISTER", number, "sip:127.0.0.1", "<sip:alice@127.0.0.1>", line)
+        assert self.heard(0).startswith("SIP/2.0 200")
+
     def close(self) -> None:
         for phone in self.phones:
             phone.close()
 
 
-@pytest.mark.parametrize("kind", ["answered", "refused", "options", "unreadable", "not ours"])
+@pytest.mark.parametrize("kind", ["answered", "refused", "options", "registered", "unreadable", "not ours"])
 def test_nothing_is_left_to_the_collector(kind: str, tmp_path: Path) -> None:
     def play(house: House, number: int) -> None:
         if kind == "options":
             house.options(number)
+        elif kind == "registered":
+            house.register(number)
         elif kind == "unreadable":
             house.give(f"INVITE sip:x SIP/2.0\r\nVia: nonsense {number}\r\n\r\n", house.caller)
         elif kind == "not ours":
@@ -141,8 +172,13 @@ def test_nothing_is_left_to_the_collector(kind: str, tmp_path: Path) -> None:
 
     async def scenario() -> int:
         port = free_port()
+        users = parse_url(f"sqlite:{tmp_path}/users.sqlite")
+        await DbSqlite().create_tables(users, [SUBSCRIBER])
+        database = DbSqlite().open_database(users)
+        await database.insert("subscriber", {"username": "alice", "domain": "127.0.0.1", "password": "secret"})
+        await database.close()
         script = tmp_path / "opensips.cfg"
-        script.write_text(SCRIPT.format(port=port), encoding="utf-8")
+        script.write_text(SCRIPT.format(port=port, folder=tmp_path), encoding="utf-8")
         settings = Options()
         settings.script, settings.workdir, settings.log_stderr = str(script), str(tmp_path), True
         loaded = load(settings)
