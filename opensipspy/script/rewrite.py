@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from opensipspy.script.errors import Finding
@@ -92,6 +93,11 @@ _OLD_AVP: Final = re.compile(r"\$(\(?)avp\(s:")
 _COMPARISONS: Final = frozenset({"EQ", "NE", "LT", "GT", "LE", "GE", "MATCH", "NOTMATCH"})
 _MYSELF: Final = {"uri": "$rd", "from_uri": "$fd", "to_uri": "$td", "src_ip": "$si"}
 _AVP: Final = re.compile(r"\$avp\([^()$]+\)")
+# Arguments that stood without quotes before 3.0: a host or a socket.
+_SOCKET_FUNCTIONS: Final = frozenset({"force_send_socket", "forward", "send"})
+_SOCKET: Final = re.compile(r"(?!uri:)[A-Za-z0-9_][\w.:\[\]-]*|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
+_MISSING_MODULE: Final = re.compile(r'(?:add )?loadmodule "(\w+)\.so"(?: is missing)?')
+MODULE_ROUNDS: Final = 4
 _NUMBER: Final = re.compile(r"-?[0-9]+")
 _ONE_VARIABLE: Final = re.compile(r"\$(?:[A-Za-z_.]+(?:\([^()]*\))?|\([^\s\"]*\))")
 
@@ -107,11 +113,19 @@ class Edit(NamedTuple):
 def rewrite(text: str, path: str, findings: Callable[[str], Sequence[Finding]]) -> str:
     """The script in today's words; the same text when there is nothing to do.
 
-    findings(text): what the checker says of a text; asked once the names are right, for arguments in wrong quotes.
+    findings(text): what the checker says of a text; asked once the names are right, for arguments in wrong quotes and
+    for modules whose functions are used and which nothing loads.
     """
     crlf = "\r\n" in text
     text = _applied(text.replace("\r\n", "\n"), _renamed(text.replace("\r\n", "\n"), path))
-    text = _applied(text, _requoted(text, path, findings(text)))
+    found = findings(text)
+    text = _applied(text, _requoted(text, path, found))
+    for _ in range(MODULE_ROUNDS):
+        before, text = text, _applied(text, _loaded(text, path, found))
+        if text == before:
+            break
+        # A module may need others.
+        found = findings(text)
     return text.replace("\n", "\r\n") if crlf else text
 
 
@@ -219,9 +233,23 @@ def _statement_word(words: Sequence[Word], index: int, edits: list[Edit]) -> int
         edits.append(Edit(word.start, word.end, FUNCTIONS[name]))
     elif name == "append_branch" and words[index + 2].kind != "RPAR":
         edits.append(Edit(word.start, word.end, "append_msg_branch"))
+    elif name in _SOCKET_FUNCTIONS:
+        _quoted_socket(words, index, edits)
     elif name in ("is_avp_set", "avp_delete") and words[index + 3].kind == "RPAR":
         return _avp_call(words, index, edits)
     return 0
+
+
+def _quoted_socket(words: Sequence[Word], index: int, edits: list[Edit]) -> None:
+    """`force_send_socket(udp:10.0.0.1:5060)` with its socket in quotes."""
+    first = at = index + 2
+    while words[at].kind not in ("RPAR", "COMMA", "SEMI", "END"):
+        if words[at].kind in ("STRING", "VAR") or (at > first and words[at].start != words[at - 1].end):
+            return
+        at += 1
+    socket = "".join(word.text for word in words[first:at])
+    if words[at].kind == "RPAR" and _SOCKET.fullmatch(socket):
+        edits.append(Edit(words[first].start, words[at - 1].end, f'"{socket}"'))
 
 
 def _avp_call(words: Sequence[Word], index: int, edits: list[Edit]) -> int:
@@ -273,3 +301,25 @@ def _requoted(text: str, path: str, findings: Sequence[Finding]) -> list[Edit]:
         elif finding.message.endswith("a string, not a number") and _NUMBER.fullmatch(word):
             edits.append(Edit(start, end, f'"{word}"'))
     return edits
+
+
+def _loaded(text: str, path: str, findings: Sequence[Finding]) -> list[Edit]:
+    """A loadmodule line for each module that is missing, behind the last one there is."""
+    missing: dict[str, None] = {}
+    for finding in findings:
+        found = _MISSING_MODULE.fullmatch(finding.hint)
+        if found is not None:
+            missing[found.group(1)] = None
+    words, _ = words_of(text, path)
+    places = [
+        follower
+        for word, follower in pairwise(words)
+        if word.text == "loadmodule" and isinstance(follower.value, str) and follower.text[:1] == '"'
+    ]
+    if not missing or not places:
+        return []
+    last = places[-1]
+    end = text.find("\n", last.end)
+    end = len(text) if end < 0 else end
+    folder, slash, _ = str(last.value).rpartition("/")
+    return [Edit(end, end, "".join(f'\nloadmodule "{folder}{slash}{module}.so"' for module in missing))]

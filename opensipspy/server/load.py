@@ -256,6 +256,7 @@ def _assemble(options: Options, script: Any) -> Loaded:
         used = [route for module in modules.values() for route in module.routes_used()]
         findings += language.check(script, catalogue, ModuleOf(script.mpath), _absent(script, modules), used)
         findings += _transports(script, modules)
+        findings += _routes_named(script, modules)
         findings = silenced(findings, script.file_lines)
     if has_errors(findings):
         raise ScriptErrors(findings, script.file_lines)
@@ -310,6 +311,23 @@ def cache_folder() -> Path:
     """Where compiled scripts are kept between starts."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / CACHE_FOLDER
+
+
+def _routes_named(script: Any, modules: dict[str, Module]) -> list[Finding]:
+    """Parameters of modules that name a route which the script does not have."""
+    there = {(block.kind, block.name) for block in script.blocks}
+    places = {line.name.rpartition("/")[2].removesuffix(".so"): line.pos for line in script.loadmodules}
+    found = []
+    for module in modules.values():
+        for kind, name in module.routes_used():
+            if (kind, name) in there:
+                continue
+            given = [m.value_pos for m in script.modparams if m.value == name and m.module.lower() == module.name]
+            place = given[-1] if given else places.get(module.name)
+            if place is not None:
+                message = f"module {module.name} uses {kinds.kind_keyword(kind)}[{name}], which is missing"
+                found.append(_finding(place, message))
+    return found
 
 
 def _finding(place: Any, message: str, hint: str = "") -> Finding:

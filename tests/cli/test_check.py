@@ -226,3 +226,30 @@ def test_modparam_names_modules_without_regard_to_case(tmp_path: Path) -> None:
     options = Options()
     options.script = str(path)
     assert [finding.message for finding in examine(options)[0]] == []
+
+
+def test_fix_loads_the_modules_whose_functions_are_used(tmp_path: Path) -> None:
+    """t_relay() needs tm, and tm what it needs; each is loaded once, behind the others."""
+    script = tmp_path / "opensips.cfg"
+    script.write_text(
+        'socket=udp:127.0.0.1:5060\nloadmodule "proto_udp.so" # the wire\n'
+        'route {\n    if (mf_process_maxfwd_header(10) && is_myself("$rd")) t_relay();\n    t_relay();\n}\n'
+    )
+    main(["check", "--fix", "--no-orig", str(script)])
+    lines = script.read_text().split("\n")
+    assert lines[1] == 'loadmodule "proto_udp.so" # the wire'
+    assert sorted(lines[2:4]) == ['loadmodule "maxfwd.so"', 'loadmodule "tm.so"']
+    assert lines[4] == "route {"
+
+
+def test_a_parameter_that_names_no_route_is_told_where_it_stands(tmp_path: Path) -> None:
+    script = tmp_path / "opensips.cfg"
+    script.write_text(
+        'socket=udp:127.0.0.1:5060\nloadmodule "proto_udp.so"\nloadmodule "tm.so"\n'
+        'modparam("tm", "local_request_route", "mine")\nroute { exit; }\n'
+    )
+    options = Options()
+    options.script = str(script)
+    [finding] = examine(options)[0]
+    assert (finding.line, finding.col, finding.severity) == (4, 39, "error")
+    assert finding.message == "module tm uses route[mine], which is missing"
