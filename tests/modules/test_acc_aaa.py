@@ -160,6 +160,39 @@ def test_freeradius_takes_the_records_of_a_call(radius: FreeradiusServer) -> Non
     asyncio.run(scenario())
 
 
+def test_a_server_killed_under_load_gets_every_record(radius: FreeradiusServer) -> None:
+    """kill -9 in the middle of 600 records: each of them is there at the end, once or, its answer lost, twice."""
+    wanted = {f"load-{number}" for number in range(600)}
+
+    def taken() -> set[str]:
+        return {record["Acct-Session-Id"] for record in radius.records()} & wanted
+
+    async def scenario() -> None:
+        core, acc = await loaded(AaaRadius(), aaa_url=radius.url)
+        for place, call_id in enumerate(sorted(wanted)):
+            assert Call(core, request(call_id=call_id)).do("acc_aaa_request", "200 OK") == 1
+            if place == 300:
+                await until(lambda: len(taken()) > 50)
+                radius.kill()
+                (radius.folder / "log" / "stdout").unlink()
+        await turns()
+        await asyncio.to_thread(radius.start)
+
+        def done() -> bool:
+            core.advance(1.0)
+            return not acc.unfinished()
+
+        await until(done)
+        assert taken() == wanted
+        await acc.stop()
+        assert acc.lost_records.read() == 0
+        driver = core.module("aaa_radius")
+        assert driver is not None
+        await driver.stop()
+
+    asyncio.run(scenario())
+
+
 def test_an_outage_loses_nothing_and_keeps_the_order(caplog: pytest.LogCaptureFixture) -> None:
     """RFC 2866 §2: a record that no server acknowledged is sent again, until one does."""
 
