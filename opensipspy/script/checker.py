@@ -16,7 +16,7 @@ from opensipspy.script.known import MODULES, Known
 from opensipspy.script.names import removed_function, removed_keyword, removed_variable
 from opensipspy.script.parse import Script
 from opensipspy.script.patterns import Pattern
-from opensipspy.script.rules import Variables, never_added, never_equal, open_relays
+from opensipspy.script.rules import Variables, never_added, never_equal, not_listening, open_relays
 from opensipspy.script.varsyntax import VariableError, VarSpec, parse_format_text, parse_variable
 from opensipspy.script.walk import statements_of
 
@@ -279,6 +279,10 @@ class _Checker:
     # -- expressions
 
     def _expression(self, node: Any) -> None:
+        if isinstance(node, tree.Call | tree.Assign):
+            unheard = not_listening(node, self.script)
+            if unheard:
+                self.warn(unheard[0], "no-socket", unheard[1], unheard[2])
         if isinstance(node, tree.Call):
             self._call(node)
         elif isinstance(node, tree.Var):

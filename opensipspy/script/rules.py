@@ -384,3 +384,37 @@ def _is_text(node: tree.Expr, catalogue: Catalogue) -> bool:
         return False
     steps = [f"{call.decl.cls}.{call.decl.name}" for call in spec.transformations]
     return steps[-1] in _TEXT_STEPS if steps else spec.decl.name in _TEXTS
+
+
+# -- sockets that nobody opened
+
+_LISTENING: Final = re.compile(r"(?:([a-z]+):)?(\[[0-9A-Fa-f:.]+\]|[0-9]+(?:\.[0-9]+){3})(?::([0-9]+))?", re.ASCII)
+_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::", "[::]", "*"})
+
+
+def not_listening(node: tree.Stm, script: Script) -> tuple[Pos, str, str] | None:
+    """(place, message, hint) where a message is to leave from a socket, written as an address, that no `socket=` opens.
+    None as soon as anything is given by a name, an interface or a module."""
+    if isinstance(node, tree.Assign) and node.target.text == "$socket_out" and isinstance(node.value, tree.Text):
+        wanted = node.value
+    elif isinstance(node, tree.Call) and node.name == "force_send_socket" and len(node.args) == 1:
+        argument = node.args[0]
+        if not isinstance(argument, tree.Text):
+            return None
+        wanted = argument
+    else:
+        return None
+    found = _LISTENING.fullmatch(wanted.value)
+    opened = script.globals.sockets
+    if found is None or not opened or any("sockets_mgm" in line.name for line in script.loadmodules):
+        return None
+    proto, host, port = found.group(1) or "", found.group(2), int(found.group(3) or 0)
+    for each in opened:
+        shown = f"{each.proto}:{each.host}"
+        if each.host in _EVERY_ADDRESS or not _LISTENING.fullmatch(shown):
+            return None
+        same_port = not port or port in each.ports or port == each.as_port or not each.ports
+        if host in (each.host, each.as_host) and proto in ("", each.proto) and same_port:
+            return None
+    hint = "it opens " + ", ".join(dict.fromkeys(f"{each.proto}:{each.host}" for each in opened[:4]))
+    return wanted.pos, f"the script opens no socket {wanted.value}: the message leaves from another one", hint

@@ -131,3 +131,27 @@ def test_a_route_that_a_module_runs_is_used() -> None:
     used = [(kinds.REQUEST, "a"), (kinds.FAILURE, "f")]
     assert check(script, lab.catalogue, used=used) == []
     assert [f.code for f in check(script, lab.catalogue)] == ["unused-route"] * 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ('$socket_out = "udp:10.9.9.9:5060";', True),
+        ('$socket_out = "tcp:10.0.0.1:5060";', True),
+        ('$socket_out = "udp:10.0.0.1:5070";', True),
+        ('$socket_out = "udp:10.0.0.1:5060";', False),
+        ('$socket_out = "10.0.0.1";', False),
+        ('$socket_out = "udp:192.0.2.1:5060";', False),
+        ('$socket_out = "udp:sip.example.com:5060";', False),
+        ('$socket_out = "inside";', False),
+        ("$socket_out = $hdr(X);", False),
+    ],
+)
+def test_a_message_cannot_leave_from_a_socket_that_nobody_opened(statement: str, told: bool) -> None:
+    head = "socket=udp:10.0.0.1:5060 as 192.0.2.1\n"
+    found = [finding for finding in Lab().findings(f"{head}route {{ {statement} }}\n") if finding.code == "no-socket"]
+    assert len(found) == told
+    # An interface or every address may be anything.
+    for any_address in ("udp:*:5060", "udp:eth0:5060", "udp:0.0.0.0:5060"):
+        text = f"{head}socket={any_address}\nroute {{ {statement} }}\n"
+        assert not [finding for finding in Lab().findings(text) if finding.code == "no-socket"]
