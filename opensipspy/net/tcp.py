@@ -911,9 +911,14 @@ class TcpTransport(Transport):
                     made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
                     made.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
                 made.bind((socket.address, socket.port if same else 0))
-            await asyncio.wait_for(
-                self._loop.sock_connect(made, (peer.address, peer.port)), connection.settings.connect_timeout_s
-            )
+            try:
+                await asyncio.wait_for(
+                    self._loop.sock_connect(made, (peer.address, peer.port)), connection.settings.connect_timeout_s
+                )
+            except TimeoutError:
+                # It may have been us who were late to see the answer.
+                if not _is_connected(made):
+                    raise
             await self._loop.create_connection(lambda: connection, sock=made)
         except (OSError, TimeoutError) as error:
             made.close()
@@ -979,3 +984,11 @@ class TcpTransport(Transport):
             + (connection.transport.get_write_buffer_size() if connection.transport is not None else 0)
             for connection in self._connections.values()
         )
+
+
+def _is_connected(made: os_socket.socket) -> bool:
+    try:
+        made.getpeername()
+    except OSError:
+        return False
+    return True

@@ -28,7 +28,7 @@ class Ends:
         self.transport = TcpTransport(
             lambda data, peer, at: self.deliver(data, peer, at),
             asyncio.get_running_loop(),
-            TcpSettings(**{"connect_timeout_s": 2.0, "sweep_s": 0.02, **settings}),  # type: ignore[arg-type]
+            TcpSettings(**{"connect_timeout_s": 30.0, "sweep_s": 0.02, **settings}),  # type: ignore[arg-type]
         )
         self.socket = Socket(sip.PROTO_TCP, "127.0.0.1", free_port())
 
@@ -284,6 +284,32 @@ def test_a_peer_that_does_not_answer_the_connect_is_given_up(loop: str) -> None:
                 await asyncio.wait_for(failed.wait(), PATIENCE_S)
             for filler in fillers:
                 filler.close()
+
+    play(loop, scene)
+
+
+class LateLoop:
+    """A loop that is held up elsewhere: the system has made the connection, and nobody hears of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loop, name)
+
+    async def sock_connect(self, made: socket.socket, address: tuple[str, int]) -> None:
+        await self._loop.sock_connect(made, address)
+        await asyncio.Event().wait()
+
+
+def test_a_peer_that_answered_while_we_were_busy_is_not_given_up(loop: str) -> None:
+    """`tcp_connect_timeout` is about the peer."""
+
+    async def scene() -> None:
+        async with ends(connect_timeout_s=0.05) as here, ends() as there:
+            here.transport._loop = LateLoop(asyncio.get_running_loop())  # type: ignore[assignment]
+            assert here.transport.send(MESSAGE, Peer(sip.PROTO_TCP, "127.0.0.1", there.socket.port), here.socket)
+            await settled(lambda: len(there.received) == 1)
 
     play(loop, scene)
 
