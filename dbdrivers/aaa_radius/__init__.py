@@ -1,7 +1,8 @@
 """RADIUS (RFC 2865, RFC 2866): the servers of a radiusclient.conf, for modules with an aaa_url and for scripts.
 
 Replies count only from the server's address, with the right authenticator and, when there is one, the right
-Message-Authenticator, which every Access-Request carries. The status report of the group `aaa` shows for each server
+Message-Authenticator, which every Access-Request carries. Where all servers send one, `require-message-authenticator
+yes` in the file drops replies without it (CVE-2024-3596). The status report of the group `aaa` shows for each server
 whether it answers. A silent server is asked last for `radius_deadtime` seconds (5 when the file does not say).
 """
 
@@ -124,12 +125,12 @@ class AaaRadius(Module, AaaDriver):
     def sent(self, again: bool) -> None:
         (self.retransmissions if again else self.requests).inc()
 
-    def dropped(self, server: str, late: bool) -> None:
-        if late:
-            self.late_replies.inc()
-        else:
-            self.dropped_replies.inc()
-            self.core.log.warning("aaa_radius: %s: dropped a reply that is broken or not authentic", server)
+    def late(self) -> None:
+        self.late_replies.inc()
+
+    def dropped(self, server: str, why: str) -> None:
+        self.dropped_replies.inc()
+        self.core.log.warning("aaa_radius: dropped a reply of %s: %s", server, why)
 
     def failed(self) -> None:
         self.failed_requests.inc()

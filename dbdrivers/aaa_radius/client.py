@@ -33,8 +33,11 @@ class Watcher(Protocol):
     def sent(self, again: bool) -> None:
         """A request left. again: for a second time, or more."""
 
-    def dropped(self, server: str, late: bool) -> None:
-        """A reply does not count. late: nobody waits for it any more."""
+    def late(self) -> None:
+        """A reply came that nobody waits for any more."""
+
+    def dropped(self, server: str, why: str) -> None:
+        """A reply does not count."""
 
     def failed(self) -> None:
         """A request stays without an answer, or cannot be made."""
@@ -46,8 +49,9 @@ class Watcher(Protocol):
 class Port(asyncio.DatagramProtocol):
     """A socket connected to one server: what others send to it, the system drops."""
 
-    def __init__(self, server: ServerConfig, name: str, watcher: Watcher) -> None:
+    def __init__(self, server: ServerConfig, name: str, watcher: Watcher, sealed: bool) -> None:
         self._server = server
+        self._sealed = sealed
         self._name = name
         self._watcher = watcher
         self._waiting: dict[int, tuple[asyncio.Future[bytes], bytes]] = {}
@@ -89,7 +93,13 @@ class Port(asyncio.DatagramProtocol):
         waiting = self._waiting.get(data[1]) if len(data) >= packet.HEADER else None
         reply = packet.check_reply(data, self._server.secret, waiting[1]) if waiting is not None else None
         if waiting is None or reply is None:
-            self._watcher.dropped(self._name, late=waiting is None and len(data) >= packet.HEADER)
+            if waiting is None and len(data) >= packet.HEADER:
+                self._watcher.late()
+            else:
+                self._watcher.dropped(self._name, "it is broken or not authentic")
+        elif self._sealed and not packet.is_sealed(reply):
+            # CVE-2024-3596: such a reply can be forged by those between.
+            self._watcher.dropped(self._name, "it has no Message-Authenticator, which the configuration requires")
         elif not waiting[0].done():
             waiting[0].set_result(reply)
 
@@ -102,8 +112,9 @@ class Port(asyncio.DatagramProtocol):
 class Server:
     """One server with its sockets. dead_until: by the clock of the loop, it is asked last before then."""
 
-    def __init__(self, config: ServerConfig, watcher: Watcher) -> None:
+    def __init__(self, config: ServerConfig, watcher: Watcher, sealed: bool) -> None:
         self.config = config
+        self._sealed = sealed
         self._watcher = watcher
         self.known = False
         self.dead_until = 0.0
@@ -125,7 +136,7 @@ class Server:
             if len(self._ports) >= MAX_PORTS:
                 raise OSError(f"{MAX_PORTS * IDENTIFIERS} requests wait for it already")
             _, port = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: Port(self.config, self.name, self._watcher),
+                lambda: Port(self.config, self.name, self._watcher, self._sealed),
                 local_addr=(bind, 0) if bind else None,
                 remote_addr=(self.config.host, self.config.port),
             )
@@ -153,8 +164,8 @@ class RadiusClient(AaaClient):
         self._config = config
         self._dictionary = dictionary
         self._watcher = watcher
-        self._auth = [Server(server, watcher) for server in config.auth]
-        self._acct = [Server(server, watcher) for server in config.acct]
+        self._auth = [Server(server, watcher, config.sealed) for server in config.auth]
+        self._acct = [Server(server, watcher, sealed=False) for server in config.acct]
 
     def check(self, names: Iterable[str]) -> None:
         missing = [name for name in names if self._dictionary.attribute(name) is None]

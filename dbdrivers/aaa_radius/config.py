@@ -34,7 +34,7 @@ class Config:
     """What the file says, times in seconds.
 
     dead: how long a silent server is asked last. bind: the address to send from, "" for any. nas_identifier: sent in
-    requests, "" for none. ignored: unused settings.
+    requests, "" for none. sealed: answers to Access-Requests have a Message-Authenticator. ignored: unused settings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +47,7 @@ class Config:
         self.dead = DEAD_S
         self.bind = ""
         self.nas_identifier = ""
+        self.sealed = False
         self.ignored: list[str] = []
 
 
@@ -118,6 +119,8 @@ def read_config(path: Path) -> Config:
                 config.dead = _number(values[0], 0)
             elif name == "bindaddr":
                 config.bind = "" if values[0] == "*" else str(ipaddress.ip_address(values[0]))
+            elif name == "require-message-authenticator":
+                config.sealed = values[0].lower() in ("yes", "true")
             elif name == "nas-identifier":
                 config.nas_identifier = values[0]
             else:

@@ -163,6 +163,11 @@ def check_reply(data: bytes, secret: bytes, authenticator: bytes) -> bytes | Non
     return data
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether a checked reply has a Message-Authenticator."""
+    return any(number == MESSAGE_AUTHENTICATOR for number, _, _ in items(data))
+
+
 def decode(dictionary: Dictionary, data: bytes) -> list[tuple[str, AaaValue]]:
     """The attributes of a checked reply that the dictionary knows."""
     found: list[tuple[str, AaaValue]] = []

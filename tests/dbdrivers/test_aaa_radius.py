@@ -305,13 +305,15 @@ class Answering(asyncio.DatagramProtocol):
             self.transport.sendto(reply, addr)
 
 
-async def answering(answer: Callable[[bytes], bytes], folder: Path, more: str = "") -> tuple[Answering, str]:
+async def answering(
+    answer: Callable[[bytes], bytes], folder: Path, more: str = "", setting: str = ""
+) -> tuple[Answering, str]:
     """A server and the URL of its configuration."""
     loop = asyncio.get_running_loop()
     transport, server = await loop.create_datagram_endpoint(lambda: Answering(answer), local_addr=("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
     conf = folder / "answering.conf"
-    conf.write_text(f"authserver 127.0.0.1:{port}:testing123{more}\nradius_timeout 0.05\nradius_retries 2\n")
+    conf.write_text(f"authserver 127.0.0.1:{port}:testing123{more}\nradius_timeout 0.05\nradius_retries 2\n{setting}\n")
     return server, f"radius:{conf}"
 
 
@@ -338,6 +340,31 @@ def test_broken_replies_are_dropped_and_counted(kind: str, tmp_path: Path, caplo
     asyncio.run(scenario())
     assert caplog.text.count("does not answer: timeout") == 1
     assert "testing123" not in caplog.text
+
+
+def test_a_reply_without_message_authenticator_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """CVE-2024-3596: its authenticator alone can be made by those between; a setting requires the other one."""
+    module = AaaRadius()
+    core = FakeCore()
+    core.add(module)
+
+    async def scenario() -> None:
+        setting = "require-message-authenticator yes"
+        server, url = await answering(lambda request: sealed(request, 2, b""), tmp_path, setting=setting)
+        client = await open_client(core, url)
+        with pytest.raises(AaaError, match="no RADIUS server answers"):
+            await client.authenticate([("User-Name", "bob")])
+        assert module.dropped_replies.read() == 2
+        server.transport.close()
+        server, url = await answering(lambda request: sealed(request, 2, b""), tmp_path)
+        await module.stop()
+        client = await open_client(core, url)
+        assert (await client.authenticate([("User-Name", "bob")])).accepted
+        server.transport.close()
+        await module.stop()
+
+    asyncio.run(scenario())
+    assert "it has no Message-Authenticator" in caplog.text
 
 
 def test_an_unexpected_code_is_an_error(tmp_path: Path) -> None:
