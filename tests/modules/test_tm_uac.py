@@ -245,6 +245,26 @@ def test_mi_reply_answers_a_request_by_its_transaction_id() -> None:
     play(scene())
 
 
+@pytest.mark.parametrize("syn_branch", [0, 1])
+def test_mi_reply_finds_labels_that_begin_with_zeros(syn_branch: int) -> None:
+    """tm manual, tm:reply: a number in decimal does not show them."""
+
+    async def scene() -> None:
+        bench = TmBench(syn_branch=syn_branch)
+        for number in range(400):
+            run = bench.run(via=f"SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-zero-{number}")
+            bench.call("t_newtran", run)
+            hash_, _, label = bench.transaction(run).id.partition(".")
+            if label.startswith("0"):
+                break
+        else:
+            raise AssertionError("no such label was drawn")
+        params = {"code": 403, "reason": "No", "trans_id": f"{int(hash_, 16)}:{int(label, 16)}", "to_tag": "mine"}
+        assert await bench.core.mi_call("tm:reply", params) == "OK"
+
+    play(scene())
+
+
 def test_hash_counts_transactions_by_entry() -> None:
     """tm manual, tm:hash."""
 

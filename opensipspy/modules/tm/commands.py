@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.module import MiError, mi_command
 from opensipspy.modules.tm.local import TmLocal
 from opensipspy.modules.tm.uac import is_token, split_headers
+
+# Hexadecimal digits of a label: drawn, computed (`syn_branch` 0), or without zeros in front.
+LABEL_WIDTHS: Final = (8, 16, 1)
+LONGEST_ID: Final = 64
 
 
 class TmCommands(TmLocal):
@@ -46,7 +50,10 @@ class TmCommands(TmLocal):
         """Answer a received request: trans_id is "hash:label" in decimal, or $T_id."""
         if not 100 <= code <= 699:
             raise MiError(400, "Invalid reply code")
-        found = self.flow.layer.find_id(_transaction_id(trans_id))
+        for form in _transaction_ids(trans_id):
+            found = self.flow.layer.find_id(form)
+            if found is not None:
+                break
         if found is None or found.local:
             raise MiError(404, "Transaction not found")
         try:
@@ -156,12 +163,15 @@ class TmCommands(TmLocal):
         return once
 
 
-def _transaction_id(text: str) -> str:
-    """A transaction id as the layer has it, from "hash:label" in decimal or from its own form."""
+def _transaction_ids(text: str) -> tuple[str, ...]:
+    """What a transaction may be called in the layer, from "hash:label" in decimal or from its own form."""
     first, colon, second = text.partition(":")
-    if colon and first.isascii() and first.isdigit() and second.isascii() and second.isdigit():
-        return f"{int(first):x}.{int(second):x}"
-    return text
+    if len(text) > LONGEST_ID or not (
+        colon and first.isascii() and first.isdigit() and second.isascii() and second.isdigit()
+    ):
+        return (text,)
+    # A number does not tell how many zeros its label begins with.
+    return tuple(f"{int(first):x}.{int(second):0{width}x}" for width in LABEL_WIDTHS)
 
 
 def _unescape(headers: str) -> str:
