@@ -8,12 +8,18 @@ GNU's `\\w \\W \\s \\S \\b \\B \\< \\> \\' \\`` keep their meaning there.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import regex
 
 # A search that needs longer than this is given up: a script must not hang on what a peer sent.
 MATCH_SECONDS: Final = 0.25
+# Anchors, escaped marks, plain characters, any character, plain sets, groups, alternatives and repetition.
+_READ_ALIKE: Final = re.compile(
+    r"(?:\\[AZ]|\\[^\w\s]|[A-Za-z0-9 _@:;=,!%<>/-]|\(\?s:\.\)|\[\^?(?:[A-Za-z0-9_@+.-]|\\[^\w\s])+\]"
+    r"|\((?!\?)|[?*+|)]|\{\d+(?:,\d*)?\})*"
+)
 MAX_PATTERN: Final = 8192
 
 _CLASSES: Final = {
@@ -186,10 +192,21 @@ def _harmless_length(translated: str) -> int:
     return (1 << 20, 512, 64)[repeats] if repeats < 3 else 0
 
 
+def _faster_search(translated: str, ignore_case: bool) -> Any:
+    """The search of Python's own `re`, which takes half the time, where it reads the expression as `regex` does; else
+    None. It watches no clock."""
+    if _READ_ALIKE.fullmatch(translated) is None or "--" in translated:
+        return None
+    try:
+        return re.compile(translated, re.ASCII | (re.IGNORECASE if ignore_case else 0)).search
+    except re.error:
+        return None
+
+
 class Pattern:
     """One compiled expression. text: as written. Searches raise TimeoutError after `MATCH_SECONDS`."""
 
-    __slots__ = ("_compiled", "_harmless", "_search", "text")
+    __slots__ = ("_compiled", "_harmless", "_search", "_search_harmless", "text")
 
     def __init__(self, text: str, ignore_case: bool = True, lines: bool = False) -> None:
         if len(text) > MAX_PATTERN:
@@ -203,11 +220,12 @@ class Pattern:
             raise ValueError(str(error)) from None
         self._search: Any = self._compiled.search
         self._harmless: int = _harmless_length(translated)
+        self._search_harmless: Any = _faster_search(translated, ignore_case) or self._search
 
     def search(self, text: str) -> bool:
         """Whether the expression is found anywhere in the text."""
         if len(text) <= self._harmless:
-            return self._search(text) is not None
+            return self._search_harmless(text) is not None
         return self._search(text, timeout=MATCH_SECONDS) is not None
 
     def find(self, text: str, start: int = 0) -> Any:

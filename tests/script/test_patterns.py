@@ -98,3 +98,31 @@ def test_no_expression_escapes_the_clock(pattern: str) -> None:
             Pattern(pattern).search("a" * length + "b")
         except TimeoutError:
             continue
+
+
+@pytest.mark.parametrize("ignore_case", [True, False])
+def test_short_texts_are_searched_as_long_ones_are(ignore_case: bool) -> None:
+    """Which of the two packages searches is told by the expression; what is found is not."""
+    texts = [
+        "",
+        "a",
+        "A",
+        "bench",
+        "sip:Bob@192.0.2.1:5060",
+        "\u212a",
+        "k",
+        "x\n",
+        "x\ny",
+        "a-b",
+        "\u00e9",
+        "(a)",
+        "aaa",
+    ]
+    expressions = (
+        "^a", "a$", "x$", "^$", "K", "[[:alpha:]]+", "[^a-z]", "^(a|b)?-", "192\\.0\\.", "a{2}", "a{2,}$", ".", "^.$",
+        "[a-c]+", "(a)|(x)", "\\(a\\)", "\\w", "[-a]", "a*", "a|", "\u00e9", "[A-Z]{1,3}:",
+    )  # fmt: skip
+    for expression in expressions:
+        pattern = Pattern(expression, ignore_case)
+        for text in texts:
+            assert pattern.search(text) == (pattern.find(text) is not None), (expression, text)
