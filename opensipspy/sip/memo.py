@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.sip.uri import LONGEST_KEPT, UriCache
 
 MOST_HOPS: Final = 1024
 
 
+@mypyc_attr(acyclic=True)
 class Hop:
     """The sent-by of a Via: host without brackets, host_text with, port 0 when absent."""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.sip.digest import Credentials, parse_credentials
 from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
@@ -54,6 +56,7 @@ _HIGHEST_CSEQ: Final = 2147483647
 _HIGHEST_32: Final = 4294967295
 
 
+@mypyc_attr(acyclic=True)
 class Header:
     """One header of a message: where it is, and what it says.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.sip.errors import ParseError
 from opensipspy.sip.text import SPACES, is_token, skip_quoted, skip_spaces, split_list, split_params, unquote
 from opensipspy.sip.uri import Uri, parse_uri
@@ -12,6 +14,7 @@ _TAG: Final = ";tag="
 _DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
 
 
+@mypyc_attr(acyclic=True)
 class NameAddr:
     """One address with its parameters.
 

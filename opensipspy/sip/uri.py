@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.sip.endpoints import PROTO_NONE, PROTO_TLS, PROTO_UDP, proto_number
 from opensipspy.sip.errors import ParseError
 from opensipspy.sip.text import escapes_are_valid, is_digits, is_host, is_ipv6, is_token, number, unescape
@@ -20,6 +22,7 @@ _TEL_DIGITS: Final = frozenset("0123456789abcdefABCDEF*#-.()")
 _RESERVED: Final = frozenset(";/?:@&=+$,%")
 
 
+@mypyc_attr(acyclic=True)
 class Uri:
     """One URI.
 

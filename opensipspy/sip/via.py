@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from opensipspy.sip.errors import ParseError
 from opensipspy.sip.memo import Hop, Memo
 from opensipspy.sip.text import SPACES, is_host, is_ipv6, is_token, number, split_list, split_params, unquote
@@ -14,6 +16,7 @@ _BRANCH: Final = ";branch="
 _BRANCH_NAME: Final = "branch"
 
 
+@mypyc_attr(acyclic=True)
 class Via:
     """One hop.
 
