@@ -166,13 +166,14 @@ class End:
         # Where the wire ends, as the script can send to it.
         self.destination = f"sip:{shown}:{port};transport={proto}"
         self._numbers: Iterator[int] = itertools.count(1)
-        self._sent: dict[tuple[str, int], str] = {}
+        self._seen: set[bytes] = set()
 
     def receive(self) -> Received:
         """The next message but 100 and copies of what was seen."""
         while True:
             got = Received(self.wire.read(), ("", 0))
-            if got.status != 100:
+            if got.status != 100 and got.raw not in self._seen:
+                self._seen.add(got.raw)
                 return got
 
     def request(self, method: str, uri: str, lines: list[str], call_id: str, cseq: int) -> None:
