@@ -476,6 +476,20 @@ def test_a_2xx_made_here_is_resent_until_its_ack(reliable: bool) -> None:
     )
 
 
+def test_a_second_2xx_made_here_goes_out_too() -> None:
+    """RFC 6026 §7.1: ACCEPTED sends each 2xx that the transaction user has; the latest is the one that is repeated."""
+    play(
+        server("INVITE"),
+        [
+            (0.0, respond(200, local=True), ["200"]),
+            (0.1, respond(202, local=True), ["202"]),
+            (0.5, tick, ["202"]),
+            (0.6, ack, ["pass ack"]),
+            (32.0, tick, ["gone"]),
+        ],
+    )
+
+
 # -- non-INVITE server -------------------------------------------------------------------------------------------------
 
 
