@@ -883,9 +883,12 @@ def test_an_address_that_cannot_be_sent_to_is_skipped_at_once() -> None:
     def send(data: bytes, where: Target, on_failure: Any = None) -> bool:
         return where.peer.address != "192.0.2.20" and ordinary(data, where, on_failure)
 
+    failed: list[sip.Peer] = []
     bench.core.send = send  # type: ignore[method-assign]
+    bench.core.destination_failed = failed.append  # type: ignore[method-assign]
     bench.invite(ruri="sip:bob@example.org")
     assert bench.words() == ["100", "INVITE 192.0.2.21"]
+    assert [peer.address for peer in failed] == ["192.0.2.20"], "the next call need not try it"
 
 
 def test_a_connection_that_fails_later_leads_to_the_next_address() -> None:

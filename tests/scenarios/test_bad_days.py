@@ -93,7 +93,9 @@ class Site:
         self.context.check_hostname = False
         self._start = start
 
-    def start(self, valid: datetime.timedelta = datetime.timedelta(days=1), dns_time_s: int = 1) -> None:
+    def start(
+        self, valid: datetime.timedelta = datetime.timedelta(days=1), dns_time_s: int = 1, more: str = ""
+    ) -> None:
         ours = self.authority.issue("home.test", valid=valid)
         text = SCRIPT.replace("CERT", str(ours.cert)).replace("KEY", str(ours.key)).replace("DNSTIME", str(dns_time_s))
         text = text.replace("AUTHORITY", str(self.authority.path))
@@ -101,7 +103,7 @@ class Site:
             text = text.replace(f":{name}\n", f":{self.ports[name]}\n").replace(
                 f'"port", {name})', f'"port", {self.ports[name]})'
             )
-        self._start(text)
+        self._start(f"{more}\n{text}")
 
     def phone(self, user: str) -> Phone:
         return Phone(user, ("127.0.0.1", self.ports["UDP"]))
@@ -187,6 +189,27 @@ def test_a_set_of_servers_with_dead_members(
         bob.send(bob.reply(invite, 200))
         alice.send(alice.ack(alice.expect(200), text))
         bob.expect("ACK")
+
+
+def test_a_dead_member_is_remembered(site: Site, named: Callable[..., None], free_port: Callable[[], int]) -> None:
+    """Core manual, disable_dns_blacklist: the next call goes to a member that works at once."""
+    with closing(site.phone("alice")) as alice, closing(site.phone("bob")) as bob:
+        silent = free_port()
+        named(
+            f"--srv-host=_sip._udp.set.test,host.test,{silent},1",
+            f"--srv-host=_sip._udp.set.test,host.test,{bob.port},2",
+        )
+        site.start(more="disable_dns_blacklist=no")
+        for limit_s in (5.0, 1.5):  # fr_timeout is 2 seconds
+            text = alice.request("INVITE", "sip:bob@set.test")
+            alice.send(text)
+            invite = bob.expect("INVITE", limit_s)
+            bob.send(bob.reply(invite, 200))
+            alice.send(alice.ack(alice.expect(200), text))
+            bob.expect("ACK")
+        listed = mi(site.ports["HTTP"], "blacklists:list", name="dns")
+        assert isinstance(listed, dict)
+        assert [rule["Port"] for rule in listed["Rules"]] == [silent]
 
 
 def test_a_caller_gives_up_while_the_name_server_is_silent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -599,6 +599,8 @@ class Flow(Hooks):
                 self.arm()
                 return 1
             result = E_SEND
+            if branch.targets is not None:
+                self.core.destination_failed(target.peer)
         self.layer.discard(branch, self.core.now())
         return result
 
