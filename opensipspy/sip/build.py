@@ -248,10 +248,15 @@ def build_reply(
     if headers:
         pieces.append(headers)
     if server:
-        pieces.append("Server: " + server + "\r\n")
-    if body and content_type:
-        pieces.append("Content-Type: " + content_type + "\r\n")
-    pieces.append(f"Content-Length: {len(body)}\r\n\r\n")
+        pieces.append("Server: ")
+        pieces.append(server)
+        pieces.append("\r\n")
+    if body:
+        if content_type:
+            pieces.append("Content-Type: " + content_type + "\r\n")
+        pieces.append(f"Content-Length: {len(body)}\r\n\r\n")
+    else:
+        pieces.append("Content-Length: 0\r\n\r\n")
     return _encoded(pieces, body)
 
 
