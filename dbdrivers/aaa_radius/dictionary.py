@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from opensipspy.aaa import VALUES
+
 MAX_DEPTH: Final = 8
 MAX_LINES: Final = 500_000
 DIGEST: Final = "digest-"
@@ -30,26 +32,6 @@ Digest-Response 206 string|Digest-Realm 1063 string|Digest-Nonce 1064 string|Dig
 Digest-URI 1066 string|Digest-QoP 1067 string|Digest-Algorithm 1068 string|Digest-Body-Digest 1069 string
 Digest-CNonce 1070 string|Digest-Nonce-Count 1071 string|Digest-Username 1072 string|Digest-User-Name 1072 string
 """
-VALUES: Final = {
-    "service-type": {
-        "call-check": 10,
-        "group-check": 12,
-        "sip-session": 15,
-        "sip-verify-destination": 21,
-        "sip-verify-source": 22,
-        "sip-caller-avps": 30,
-        "sip-callee-avps": 31,
-    },
-    "acct-status-type": {
-        "start": 1,
-        "stop": 2,
-        "interim-update": 3,
-        "alive": 3,
-        "accounting-on": 7,
-        "accounting-off": 8,
-        "failed": 15,
-    },
-}
 
 
 class DictionaryError(Exception):

@@ -2,8 +2,10 @@
 
 from .client import AaaClient, AaaDriver, AaaError, AaaReply, AaaValue, Attributes, open_client
 from .sip_avp import sip_avps
+from .values import VALUES
 
 __all__ = [
+    "VALUES",
     "AaaClient",
     "AaaDriver",
     "AaaError",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opensipspy.script import kinds, runtime, tree
 from opensipspy.script.declare import INDEX_ALL, MAX_SUGGESTIONS, NEAR, Catalogue, FunctionDecl, ParamDecl
-from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, has_errors, in_order, silenced
+from opensipspy.script.errors import ERROR, TOO_DEEP, WARNING, Finding, Pos, in_order, silenced
 from opensipspy.script.known import MODULES, Known
 from opensipspy.script.names import removed_function, removed_keyword, removed_variable
 from opensipspy.script.parse import Script
@@ -56,11 +56,15 @@ def check(
     checker.run_by_modules = frozenset(used)
     checker.run()
     found = checker.findings
-    if not has_errors(script.findings):
+    wrong = {(finding.file, finding.line) for finding in script.findings if finding.severity == ERROR}
+    about_globals = set(script.about_globals)
+    if all(finding in about_globals for finding in script.findings if finding.severity == ERROR):
         found += checker.rules()
-    if has_errors(script.findings):
+        if wrong:
+            # A wrong socket= line opens nothing that could be named.
+            found = [finding for finding in found if finding.code != "no-socket"]
+    else:
         # What is missing from a script that could not be read whole says nothing.
-        wrong = {(finding.file, finding.line) for finding in script.findings if finding.severity == ERROR}
         found = [
             finding
             for finding in found

@@ -63,6 +63,8 @@ class Script:
         self.settings: list[GlobalSetting] = []
         self.globals: Globals = Globals()
         self.findings: list[Finding] = []
+        # Those of them that are about a global parameter: the routes were read all the same.
+        self.about_globals: list[Finding] = []
         self.compiled: bool = False
 
     @property
@@ -208,7 +210,9 @@ def _global(tokens: list[Token], script: Script) -> None:
     places = [_pos(script, token) for token in tokens]
     setting = GlobalSetting(str(tokens[0]), places[0], tokens[2:], places[2:])
     script.settings.append(setting)
-    script.findings += read_global(script.globals, setting)
+    found = read_global(script.globals, setting)
+    script.findings += found
+    script.about_globals += found
 
 
 def _module(tokens: list[Token], script: Script) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from opensipspy import sip
@@ -316,11 +317,11 @@ class Steps:
         async def ask() -> bool:
             return await taken
 
-        def done(handled: Any) -> None:
-            if not handled:
-                self._offer(run, index + 1)
+        self._core.stepper.start(ask(), partial(self._offered, run, index), partial(self._reply_failed, run))
 
-        self._core.stepper.start(ask(), done, lambda error: self._reply_failed(run, error))
+    def _offered(self, run: Run, index: int, handled: Any) -> None:
+        if not handled:
+            self._offer(run, index + 1)
 
     def _reply_failed(self, run: Run, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
@@ -350,7 +351,7 @@ class Steps:
             targets = await found
             self._send_reply(run, targets[0])
 
-        self._core.stepper.start(later(), _ignore, lambda error: self._reply_failed(run, error))
+        self._core.stepper.start(later(), _ignore, partial(self._reply_failed, run))
 
     def _send_reply(self, run: Run, target: Any) -> None:
         core = self._core

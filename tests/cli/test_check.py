@@ -88,6 +88,27 @@ def test_every_mistake_is_found_in_one_run(script: Path, capsys: pytest.CaptureF
         assert finding["severity"] == "error"
 
 
+def test_a_wrong_global_hides_no_warning(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Old scripts begin with parameters that are gone; what is odd about their routes is told in the same run."""
+    script.write_text(
+        "listen=udp:127.0.0.1:5060\n"
+        "route { exit; }\n"
+        "route[orphan] { exit; drop; }\n"
+        'route[x] { force_send_socket("udp:127.0.0.1:5999"); }\n'
+        "route[y] { if ($var(never) == 1) exit; }\n"
+    )
+    assert main(["check", "--json", str(script)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(finding["line"], finding["severity"], finding["code"]) for finding in found] == [
+        (1, "error", "removed"),
+        (3, "warning", "unused-route"),
+        (3, "warning", "unreachable"),
+        (4, "warning", "unused-route"),
+        (5, "warning", "unused-route"),
+        (5, "warning", "never-set"),
+    ]
+
+
 def test_text_shows_the_line_and_a_caret(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script.write_text(GOOD.replace("send_reply", "send_replay"))
     assert main(["check", str(script)]) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from opensipspy.aaa import AaaClient, AaaError, AaaReply, AaaValue, Attributes
+from opensipspy.aaa import VALUES, AaaClient, AaaError, AaaReply, AaaValue, Attributes
 from opensipspy.modules.aaa_diameter.api import Avps, DiameterApi, DiameterFailure, DiameterReply
 from opensipspy.modules.aaa_diameter.dictionary import NUMBERS, Dictionary
 
@@ -21,26 +21,6 @@ NO_STATE_MAINTAINED: Final = 1
 EVENT_RECORD: Final = 1
 SUCCESS: Final = 2001
 METHOD: Final = "opensips-auth"
-VALUES: Final = {
-    "service-type": {
-        "call-check": 10,
-        "group-check": 12,
-        "sip-session": 15,
-        "sip-verify-destination": 21,
-        "sip-verify-source": 22,
-        "sip-caller-avps": 30,
-        "sip-callee-avps": 31,
-    },
-    "acct-status-type": {
-        "start": 1,
-        "stop": 2,
-        "interim-update": 3,
-        "alive": 3,
-        "accounting-on": 7,
-        "accounting-off": 8,
-        "failed": 15,
-    },
-}
 
 
 class DiameterClient(AaaClient):
