@@ -118,6 +118,7 @@ H_IDENTITY: Final = 69
 H_JOIN: Final = 70
 H_FLOW_TIMER: Final = 71
 H_FEATURE_CAPS: Final = 72
+H_MAX_BREADTH: Final = 73
 
 # The usual spelling by kind; the place in this tuple is the kind.
 HEADER_NAMES: Final = (
@@ -194,6 +195,7 @@ HEADER_NAMES: Final = (
     "Join",
     "Flow-Timer",
     "Feature-Caps",
+    "Max-Breadth",
 )
 
 # RFC 3261 §7.3.3 and the registry of later RFCs.

@@ -23,6 +23,7 @@ from opensipspy.module.reply_path import (
     take_reply_additions,
     warning,
 )
+from opensipspy.modules.tm.breadth import BREADTH, Breadth, breadth_of
 from opensipspy.modules.tm.loops import looped
 from opensipspy.script import kinds
 from opensipspy.script.run import Branch as Destination
@@ -63,6 +64,7 @@ E_NO_DESTINATION: Final = -3
 E_BAD_ADDRESS: Final = -4
 E_BLOCKED: Final = -5
 E_SEND: Final = -6
+E_BREADTH: Final = -7
 
 # What the caller hears when nothing could be sent and the script did not make the transaction itself.
 FAILURE_REPLIES: Final = {
@@ -72,6 +74,7 @@ FAILURE_REPLIES: Final = {
     E_BAD_ADDRESS: (478, "Unresolvable destination (478/TM)"),
     E_BLOCKED: (473, "Filtered destination (473/TM)"),
     E_SEND: (477, "Send failed (477/TM)"),
+    E_BREADTH: (440, "Max-Breadth Exceeded"),
 }
 
 NO_AUTO_477: Final = 1
@@ -432,6 +435,10 @@ class Flow(Hooks):
         if run.via_flags and run.msg is transaction.request and not transaction.local:
             transaction.upstream = reply_target(run)
         transaction.busy += 1
+        if run.msg.has(sip.H_MAX_BREADTH) and self.share_breadth(transaction, added) < len(added):
+            for branch in added:
+                self.layer.discard(branch, self.core.now())
+            return self._relayed(transaction, run, [E_BREADTH], flags, made, old_first)
         results: list[int] = []
         waiting: list[Awaitable[int]] = []
         for branch in added:
@@ -509,6 +516,17 @@ class Flow(Hooks):
         branch.attrs = destination.attrs
         branch.flags = destination.flags
         return branch
+
+    def share_breadth(self, transaction: Transaction, added: Sequence[Branch]) -> int:
+        """Divide what Max-Breadth leaves among new branches; how many of them, the first ones, may be sent."""
+        run: Run = transaction.run
+        found = breadth_of(run)
+        most = found.share(transaction, [branch.index for branch in added])
+        if most < len(added):
+            self.core.log.info("tm: Max-Breadth allows %d of %d branches of %s", most, len(added), run.msg.call_id)
+        for branch in added[:most]:
+            found.note(branch.run, branch.index)
+        return most
 
     def launch(self, branch: Branch, proxy: str) -> int | Awaitable[int]:
         """Run the branch route, find the targets and send: at once when nothing has to be waited for."""
@@ -641,6 +659,9 @@ class Flow(Hooks):
         following.avps = branch.avps
         following.run = branch.run
         following.run.branch_index = following.index
+        breadth = following.run.ctx.get(BREADTH)
+        if isinstance(breadth, Breadth):
+            breadth.move(branch.index, following.index)
         targets, branch.targets, branch.run = branch.targets, None, None
         return self.send_branch(following, targets) > 0
 
@@ -996,6 +1017,11 @@ class Flow(Hooks):
         if cancel:
             self.layer.cancel_pending(transaction, now)
         added = [b for b in (self.add(transaction, run, d) for d in destinations) if b is not None]
+        if transaction.request.has(sip.H_MAX_BREADTH):
+            most = self.share_breadth(transaction, added)
+            for branch in added[most:]:
+                self.layer.discard(branch, now)
+            added = added[:most]
         if transaction.waiting > 0:
             transaction.waiting -= min(transaction.waiting, len(added))
             last = last or transaction.waiting == 0

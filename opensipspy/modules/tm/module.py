@@ -169,7 +169,7 @@ class Tm(TmVariables, TmCommands, TmWrites):
         """Send the request to its destinations, with a transaction.
 
         Returns 1 sent; -1 internal error, -2 bad message, -3 no destination or already cancelled, -4 unresolvable,
-        -5 filtered, -6 nothing could be sent.
+        -5 filtered, -6 nothing could be sent, -7 Max-Breadth leaves too little for so many branches (RFC 5393 §5).
         """
         proxy = proxy_uri(outbound_proxy) if outbound_proxy else ""
         return self.flow.relay(run, flag_bits(flags or ""), proxy)
