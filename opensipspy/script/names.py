@@ -266,6 +266,20 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 
+# Parameters of OpenSIPS 4 that modules here lack, because something that they need is not there: what that is.
+_NO_CLUSTER: Final = "there is no clusterer here, each server stands for itself"
+_NO_TRACER: Final = "there is no tracer here (proto_hep), connections are told of in the log"
+_TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
+NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
+    "cachedb_local": dict.fromkeys(("cluster_id", "cluster_persistency"), _NO_CLUSTER),
+    "proto_tcp": _TRACING,
+    "proto_tls": _TRACING,
+    "proto_ws": _TRACING,
+    "proto_wss": _TRACING,
+    "tm": dict.fromkeys(("cluster_auto_cancel", "cluster_param", "tm_replication_cluster"), _NO_CLUSTER),
+    "uac_registrant": dict.fromkeys(("cluster_shtag_column", "enable_clustering"), _NO_CLUSTER),
+}
+
 # Words that stood left of a comparison; all of them went with 2.4.
 KEYWORDS: Final[Mapping[str, str]] = {
     "uri": "$ru",
@@ -315,6 +329,12 @@ def module_not_provided(name: str) -> tuple[str, str] | None:
 def removed_parameter(module: str, name: str) -> tuple[str, str] | None:
     """(message, hint) for a parameter of a module that older versions of it had."""
     return _told(f"{module}: parameter", name, PARAMETERS.get(module, {}).get(name))
+
+
+def missing_parameter(module: str, name: str) -> tuple[str, str] | None:
+    """(message, hint) for a parameter of OpenSIPS 4 that cannot have a meaning here yet."""
+    reason = NOT_HERE.get(module, {}).get(name)
+    return None if reason is None else (f"{module}: parameter {name} does not exist here yet: {reason}", "leave it out")
 
 
 def removed_variable(name: str) -> tuple[str, str] | None:

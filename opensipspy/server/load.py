@@ -26,6 +26,7 @@ from opensipspy.script.names import (
     IN_CORE,
     MODULES,
     known_module,
+    missing_parameter,
     module_not_provided,
     removed_module,
     removed_parameter,
@@ -398,6 +399,10 @@ def _set_parameters(script: Any, modules: dict[str, Module], findings: list[Find
                 old = removed_parameter(error.module, error.param) if wrong_name else None
                 if old is not None:
                     findings.append(Finding(place, ERROR, "removed", *old))
+                    continue
+                lacking = missing_parameter(error.module, error.param) if wrong_name else None
+                if lacking is not None:
+                    findings.append(_finding(place, *lacking))
                     continue
                 findings.append(_finding(place, f"{error.module}: {error.param}: {error.reason}", error.hint))
         if not _named(line.module, modules) and not _failed(line.module, findings, script):

@@ -23,7 +23,7 @@ TLS = sip.Socket(sip.PROTO_TLS, "192.0.2.1", 5061, index=4)
 DIALOG = "<sip:bob@example.org>;tag=b1"
 
 
-def loaded(**params: int) -> tuple[FakeCore, Rr]:
+def loaded(**params: int | str) -> tuple[FakeCore, Rr]:
     core = FakeCore(sockets=[UDP, TCP, NAT, V6, TLS])
     return core, core.add(Rr(**params))
 
@@ -246,6 +246,29 @@ def test_a_foreign_route_is_followed_as_it_is() -> None:
     assert (code, run.dst_uri) == (1, "sip:p2.domain.com;lr")
     assert lines(wire(run), "Route") == ["<sip:p2.domain.com;lr>"]
     assert rr.route_params(run) == ""
+
+
+def test_a_route_of_another_program_at_our_address_is_foreign() -> None:
+    """`ignore_user`: the user part tells two programs apart, and is never what we record."""
+    core, _ = loaded(ignore_user="neighbour", append_fromtag=0, add_username=1)
+    code, run = routed(core, "Route: <sip:neighbour@192.0.2.1;lr>")
+    assert (code, run.dst_uri) == (1, "sip:neighbour@192.0.2.1;lr")
+    assert lines(wire(run), "Route") == ["<sip:neighbour@192.0.2.1;lr>"]
+    code, run = routed(core, "Route: <sip:bob@192.0.2.1;lr>")
+    assert lines(wire(run), "Route") == []
+    for user, shown in (("neighbour", "xeighbour"), ("bob", "bob")):
+        run = make_run(request(ruri=f"sip:{user}@example.org"), core=core)
+        core.call("record_route", run)
+        assert lines(wire(run), "Record-Route") == [f"<sip:{shown}@192.0.2.1:5060;lr>"]
+
+
+def test_maddr_says_whose_a_route_is() -> None:
+    """RFC 3261 §19.1.1: it stands for the host; a strict router of old writes it."""
+    core, _ = loaded()
+    code, run = routed(core, "Route: <sip:name.of.ours;maddr=192.0.2.1;lr>, <sip:p4.domain.com;lr>")
+    assert (code, run.dst_uri) == (1, "sip:p4.domain.com;lr")
+    code, run = routed(core, "Route: <sip:192.0.2.1;maddr=198.51.100.1;lr>")
+    assert lines(wire(run), "Route") == ["<sip:192.0.2.1;maddr=198.51.100.1;lr>"]
 
 
 def test_a_strict_router_comes_next() -> None:

@@ -16,6 +16,7 @@ from opensipspy.script.names import (
     MODULES,
     NOT_PROVIDED,
     VARIABLES,
+    missing_parameter,
     module_not_provided,
     removed_function,
     removed_global,
@@ -91,3 +92,12 @@ def test_what_replaces_a_word_is_a_variable() -> None:
     variables = Bench().catalogue.variables
     for now in KEYWORDS.values():
         assert now.removeprefix("$").partition("(")[0] in variables
+
+
+def test_parameters_that_need_what_is_not_here() -> None:
+    """The reason is told, instead of a name that looks alike."""
+    told = missing_parameter("tm", "tm_replication_cluster")
+    assert told is not None
+    assert told[0].startswith("tm: parameter tm_replication_cluster does not exist here yet: there is no clusterer")
+    assert missing_parameter("tm", "fr_timeout") is None
+    assert missing_parameter("proto_wss", "trace_on") is not None

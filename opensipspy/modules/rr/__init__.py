@@ -56,6 +56,9 @@ class Rr(Module, RrApi):
     append_fromtag = Param(int, 1, "1 adds the From tag to Record-Route; is_direction() needs it.")
     enable_double_rr = Param(int, 1, "1 writes two Record-Route headers when a request changes sockets.")
     add_username = Param(int, 0, "1 adds the user part of the Request-URI to Record-Route.")
+    ignore_user = Param(
+        str, "", "A Route URI with this user part is somebody else's, though it is at our address; never recorded."
+    )
     enable_socket_mismatch_warning = Param(
         int, 1, "1 logs a warning when a preset or second Record-Route names none of our sockets."
     )
@@ -66,6 +69,7 @@ class Rr(Module, RrApi):
         routing.append_fromtag = bool(self.append_fromtag)
         routing.double = bool(self.enable_double_rr)
         routing.add_username = bool(self.add_username)
+        routing.ignored_user = self.ignore_user
         routing.warn = bool(self.enable_socket_mismatch_warning)
 
     def api(self) -> RrApi:
