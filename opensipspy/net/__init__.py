@@ -16,6 +16,7 @@ from opensipspy.net.dns import (
 )
 from opensipspy.net.interfaces import expand, is_address, local_addresses
 from opensipspy.net.network import Network, is_loopback
+from opensipspy.net.sctp import SctpTransport
 from opensipspy.net.tcp import Budget, TcpConnection, TcpSettings, TcpTransport
 from opensipspy.net.tls import TlsLayer, TlsTransport
 from opensipspy.net.traffic import Traffic
@@ -34,6 +35,7 @@ __all__ = [
     "Record",
     "Resolver",
     "ResolverSettings",
+    "SctpTransport",
     "SocketOptions",
     "TcpConnection",
     "TcpSettings",

@@ -351,6 +351,11 @@ class ServerCore(Core):
         for callback in self._on_disconnect:
             callback(peer.proto, peer.address, ports, peer.connection)
 
+    def association_lost(self, peer: Peer) -> None:
+        """The same for a peer of SCTP, which has no connection of ours."""
+        for callback in self._on_disconnect:
+            callback(peer.proto, peer.address, (peer.port,), peer.connection)
+
     def _abort_alone(self, reason: str) -> None:
         self.log.critical("%s", reason)
 

@@ -6,7 +6,7 @@ import os
 from typing import Any, Final
 
 from opensipspy import sip
-from opensipspy.net import TcpConnection
+from opensipspy.net import SctpTransport, TcpConnection
 from opensipspy.server import profiling
 from opensipspy.server.core import ServerCore
 from opensipspy.server.logs import NAMES, Logs, Sink
@@ -85,6 +85,9 @@ class CoreEvents:
             self._core.events.declare(name, params, module="core")
         for transport in self._core.network.streams():
             transport.on_lost = self._disconnected
+        associations = self._core.network.transport(sip.PROTO_SCTP)
+        if isinstance(associations, SctpTransport):
+            associations.on_lost = self._core.association_lost
         if self._settings.log_event_enabled:
             self._logs.handler.sinks.append(EventSink(self._core, int(self._settings.log_event_level_filter)))
 

@@ -82,7 +82,7 @@ class Transports:
         )
 
     def _sctp(self, module: Any, limits: sip.Limits, _: int) -> Transport:
-        return SctpTransport(self._deliver, self._loop)
+        return SctpTransport(self._deliver, self._loop, max(1, int(self._settings.tcp_max_connections)))
 
     def _tcp(self, module: Any, limits: sip.Limits, _: int) -> Transport:
         settings = tcp_settings(self._settings, limits).but(
