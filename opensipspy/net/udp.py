@@ -1,7 +1,10 @@
 """UDP listening points: a non-blocking socket that is drained when the loop says it is readable.
 
 The drain loop costs a fifth of a datagram protocol of asyncio's (no call-back object, no copy), and runs the same on
-every kind of loop. A datagram that the kernel does not take at once waits in a bounded queue.
+every kind of loop. It works in rounds: what the kernel holds is taken out, then worked on, then what that gave is sent,
+which keeps the kernel's code and ours out of each other's caches and wakes whoever receives it once. When datagrams
+come fast, the wake-ups themselves are what costs most: then a listener rests for a moment before it looks, as network
+cards hold back their interrupts (`Pace`). A datagram that the kernel does not take at once waits in a bounded queue.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final
 
 from opensipspy import sip
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header
-from opensipspy.net.traffic import Traffic
+from opensipspy.net.traffic import Pace, Traffic
 from opensipspy.net.transport import Deliver, SocketOptions, Transport
 from opensipspy.sip import Peer, Socket
 
@@ -25,6 +28,9 @@ LOG: Final = logging.getLogger(__name__)
 # How many datagrams are taken before the loop looks at its other duties.
 DRAIN: Final = 64
 DATAGRAM_BYTES: Final = 65535
+# How many datagrams of a round are held until they are sent together, and how big one may be.
+MOST_HELD: Final = 16
+HELD_BYTES: Final = 4096
 # Addresses that were found fit to send to, kept by each listener.
 MOST_LITERALS: Final = 4096
 QUEUE_DATAGRAMS: Final = 1000
@@ -54,6 +60,44 @@ class UdpSettings:
         self.multicast_loopback = multicast_loopback
 
 
+class Held:
+    """A datagram that leaves at the end of the round."""
+
+    __slots__ = ("data", "destination", "listener", "on_failure")
+
+    def __init__(
+        self,
+        listener: UdpListener,
+        data: bytes,
+        destination: tuple[str, int],
+        on_failure: Callable[[], None] | None,
+    ) -> None:
+        self.listener = listener
+        self.data = data
+        self.destination = destination
+        self.on_failure = on_failure
+
+
+class Round:
+    """What the listeners of a transport send while datagrams that came together are worked on.
+
+    Only for addresses that took a datagram before: whether the system can send to an address at all is told at once.
+    """
+
+    __slots__ = ("held", "open")
+
+    def __init__(self) -> None:
+        self.open: bool = False
+        self.held: list[Held] = []
+
+    def send(self) -> None:
+        """Let out what was held."""
+        held = self.held
+        self.held = []
+        for item in held:
+            item.listener.send_held(item)
+
+
 class UdpListener:
     """One bound UDP socket."""
 
@@ -64,9 +108,13 @@ class UdpListener:
         loop: AbstractEventLoop,
         settings: UdpSettings,
         traffic: Traffic,
+        pace: Pace,
+        sending: Round,
         options: SocketOptions | None = None,
     ) -> None:
         self.socket = socket
+        self._pace = pace
+        self._round = sending
         self._deliver = deliver
         self._loop = loop
         self._traffic = traffic
@@ -75,7 +123,9 @@ class UdpListener:
         self._os = bound_datagram_socket(socket, settings, options)
         self._fd: int = self._os.fileno()
         self._family = self._os.family
+        # Where the system can send to without a look-up, and where a datagram went without an error.
         self._literals: set[str] = set()
+        self._reached: set[str] = set()
         self._allow_proxy: bool = options is not None and options.allow_proxy
         # What the header of the latest datagram from an address said.
         self.proxied: dict[tuple[str, int], Proxied] = {}
@@ -93,26 +143,42 @@ class UdpListener:
         return sum(len(data) for data, _ in self._queue)
 
     def _readable(self) -> None:
-        receive = self._os.recvfrom
+        pace = self._pace
+        if pace.rests:
+            pace.rest(self)
+        taken = self._take()
+        pace.took(len(taken))
+        self._traffic.received += len(taken)
         deliver = self._deliver
         socket = self.socket
+        sending = self._round
+        sending.open = len(taken) > 1
+        try:
+            for data, address in taken:
+                if self._allow_proxy:
+                    data = self._without_header(data, (address[0], address[1]))
+                    if not data:
+                        continue
+                deliver(data, Peer(sip.PROTO_UDP, address[0], address[1]), socket)
+                if len(sending.held) >= MOST_HELD:
+                    sending.send()
+        finally:
+            sending.open = False
+            sending.send()
+
+    def _take(self) -> list[tuple[bytes, tuple[str, int]]]:
+        """What the kernel holds, not more than a round's worth."""
+        receive = self._os.recvfrom
+        taken: list[tuple[bytes, tuple[str, int]]] = []
         for _ in range(DRAIN):
             try:
-                data, address = receive(DATAGRAM_BYTES)
+                taken.append(receive(DATAGRAM_BYTES))
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 # An ICMP answer to something sent earlier; it says nothing about what comes in.
-                LOG.debug("%s: receive: %s", socket.text, error)
-                continue
-            self._traffic.received += 1
-            if self._allow_proxy:
-                data = self._without_header(data, (address[0], address[1]))
-                if not data:
-                    continue
-            deliver(data, Peer(sip.PROTO_UDP, address[0], address[1]), socket)
-            if self._fd < 0:
-                return
+                LOG.debug("%s: receive: %s", self.socket.text, error)
+        return taken
 
     def _without_header(self, data: bytes, source: tuple[str, int]) -> bytes:
         """A datagram without its PROXY header, b"" when that cannot be read."""
@@ -129,12 +195,25 @@ class UdpListener:
             self.proxied[source] = proxied
         return data[length:] if length > 0 else data
 
-    def send(self, data: bytes, peer: Peer) -> bool:
+    def send(self, data: bytes, peer: Peer, on_failure: Callable[[], None] | None = None) -> bool:
         """Send one datagram, or queue it when the kernel's buffer is full."""
         address = peer.address
         if self._fd < 0 or (address not in self._literals and not self._is_literal(address)):
             return False
         destination = (address, peer.port)
+        if self._round.open:
+            if address in self._reached and len(data) <= HELD_BYTES and 0 < peer.port < 65536:
+                self._round.held.append(Held(self, data, destination, on_failure))
+                return True
+            self._round.send()
+        return self._send_now(data, destination)
+
+    def send_held(self, held: Held) -> None:
+        """Send what waited for the end of the round. When it cannot leave, whoever sent it is told afterwards."""
+        if (self._fd < 0 or not self._send_now(held.data, held.destination)) and held.on_failure is not None:
+            self._loop.call_soon(held.on_failure)
+
+    def _send_now(self, data: bytes, destination: tuple[str, int]) -> bool:
         if self._queue:
             return self._enqueue(data, destination)
         try:
@@ -143,9 +222,12 @@ class UdpListener:
             return self._enqueue(data, destination)
         except (OSError, OverflowError) as error:
             self._traffic.send_errors += 1
+            self._reached.discard(destination[0])
+            peer = Peer(sip.PROTO_UDP, destination[0], destination[1])
             LOG.warning("%s: cannot send %d bytes to %s: %s", self.socket.text, len(data), peer.text, error)
             return False
         self._traffic.sent += 1
+        self._reached.add(destination[0])
         return True
 
     def _is_literal(self, address: str) -> bool:
@@ -158,6 +240,7 @@ class UdpListener:
             return False
         if len(self._literals) >= MOST_LITERALS:
             self._literals.clear()
+            self._reached.clear()
         self._literals.add(address)
         return True
 
@@ -277,6 +360,8 @@ class UdpTransport(Transport):
         self._settings = settings or UdpSettings()
         self._listeners: dict[Socket, UdpListener] = {}
         self._options: dict[Socket, SocketOptions] = {}
+        self._pace = Pace()
+        self._round = Round()
         self.traffic = Traffic()
 
     def configure(self, socket: Socket, options: SocketOptions) -> None:
@@ -284,7 +369,9 @@ class UdpTransport(Transport):
 
     def bind(self, socket: Socket) -> None:
         options = self._options.get(socket)
-        self._listeners[socket] = UdpListener(socket, self._deliver, self._loop, self._settings, self.traffic, options)
+        self._listeners[socket] = UdpListener(
+            socket, self._deliver, self._loop, self._settings, self.traffic, self._pace, self._round, options
+        )
 
     def serve(self) -> None:
         for listener in self._listeners.values():
@@ -299,7 +386,7 @@ class UdpTransport(Transport):
 
     def send(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None = None) -> bool:
         listener = self._listeners.get(socket)
-        return listener is not None and listener.send(data, peer)
+        return listener is not None and listener.send(data, peer, on_failure)
 
     def proxied(self, peer: Peer) -> dict[str, str | int] | None:
         """What the PROXY header of the latest datagram from `peer` said."""

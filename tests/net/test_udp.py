@@ -9,7 +9,7 @@ import pytest
 
 from opensipspy import sip
 from opensipspy.net import SocketOptions, UdpSettings, UdpTransport
-from opensipspy.net.udp import DRAIN, IP_MTU_DISCOVER, PMTUDISC_DONT, UdpListener, is_multicast
+from opensipspy.net.udp import DRAIN, HELD_BYTES, IP_MTU_DISCOVER, PMTUDISC_DONT, UdpListener, is_multicast
 from opensipspy.sip import Peer, Socket
 from tests.server.house import free_port, play, settled
 
@@ -109,6 +109,115 @@ def test_what_cannot_be_sent_is_refused_at_once(loop: str) -> None:
         assert udp.traffic.send_errors == 6
         await udp.close()
         assert not udp.send(b"x", Peer(sip.PROTO_UDP, "127.0.0.1", 9), at)
+
+    play(loop, scene)
+
+
+class Wire:
+    """A listener's socket that notes what it is told, in order, and takes nothing for the ports in `deaf`."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+        self.log: list[str] = []
+        self.deaf: set[int] = set()
+
+    def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int]]:
+        data, address = self.real.recvfrom(size)
+        self.log.append(f"in {data.decode()}")
+        return data, address
+
+    def sendto(self, data: bytes, address: tuple[str, int]) -> int:
+        self.log.append(f"out {data[:10].decode()}")
+        if address[1] in self.deaf:
+            raise PermissionError(1, "Operation not permitted")
+        return len(data)
+
+    def close(self) -> None:
+        self.real.close()
+
+
+def test_what_came_together_is_answered_together(loop: str) -> None:
+    """Answers to the datagrams of one round leave after all of them were worked on, in their order."""
+
+    async def scene() -> None:
+        def answer(data: bytes, peer: Peer, at: Socket) -> None:
+            wire.log.append(f"work {data.decode()}")
+            big = b"x" * HELD_BYTES if data == b"3" else b""
+            assert udp.send(b"a" + data + big, Peer(sip.PROTO_UDP, "127.0.0.1", 9), at)
+
+        udp = UdpTransport(answer, asyncio.get_running_loop())
+        udp.bind(Socket(sip.PROTO_UDP, "127.0.0.1", free_port()))
+        wire = Wire(only(udp)._os)
+        only(udp)._os = wire  # type: ignore[assignment]
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            for number in range(5):
+                client.sendto(b"%d" % number, ("127.0.0.1", only(udp).socket.port))
+        udp.serve()
+        await settled(lambda: udp.traffic.sent == 5)
+        assert wire.log[:5] == [f"in {number}" for number in range(5)]
+        # The first goes at once, as nothing has been sent there yet, and so does the one that is too big to be held;
+        # what was held before it goes first.
+        assert wire.log[5:] == [
+            *("work 0", "out a0", "work 1", "work 2"),
+            *("work 3", "out a1", "out a2", "out a3xxxxxxxx", "work 4", "out a4"),
+        ]
+        await udp.close()
+
+    play(loop, scene)
+
+
+def test_who_sent_what_could_not_leave_is_told(loop: str) -> None:
+    """A held datagram that the system refuses later calls `on_failure` (RFC 3261 §18.4)."""
+
+    async def scene() -> None:
+        failed: list[bytes] = []
+        results: list[bool] = []
+
+        def answer(data: bytes, peer: Peer, at: Socket) -> None:
+            port = 9 if data == b"0" else 10
+            target = Peer(sip.PROTO_UDP, "127.0.0.1", port)
+            results.append(udp.send(data, target, at, lambda: failed.append(data)))
+
+        udp = UdpTransport(answer, asyncio.get_running_loop())
+        udp.bind(Socket(sip.PROTO_UDP, "127.0.0.1", free_port()))
+        wire = Wire(only(udp)._os)
+        wire.deaf.add(10)
+        only(udp)._os = wire  # type: ignore[assignment]
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            for number in range(3):
+                client.sendto(b"%d" % number, ("127.0.0.1", only(udp).socket.port))
+            udp.serve()
+            await settled(lambda: len(failed) == 2)
+            assert failed == [b"1", b"2"]
+            assert (udp.traffic.sent, udp.traffic.send_errors) == (1, 2)
+            # From now on an error there is told at once, also in a round.
+            for number in range(3, 5):
+                client.sendto(b"%d" % number, ("127.0.0.1", only(udp).socket.port))
+            await settled(lambda: len(results) == 5)
+        assert results == [True, True, True, False, False]
+        assert failed == [b"1", b"2"]
+        await udp.close()
+
+    play(loop, scene)
+
+
+def test_a_listener_closed_in_a_round_sends_no_more(loop: str) -> None:
+    async def scene() -> None:
+        failed: list[bytes] = []
+
+        def answer(data: bytes, peer: Peer, at: Socket) -> None:
+            assert udp.send(data, Peer(sip.PROTO_UDP, "127.0.0.1", 9), at, lambda: failed.append(data)) == (data < b"2")
+            if data == b"1":
+                only(udp).close()
+
+        udp = UdpTransport(answer, asyncio.get_running_loop())
+        udp.bind(Socket(sip.PROTO_UDP, "127.0.0.1", free_port()))
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            for number in range(3):
+                client.sendto(b"%d" % number, ("127.0.0.1", only(udp).socket.port))
+        udp.serve()
+        await settled(lambda: failed == [b"1"])
+        assert udp.traffic.received == 3
 
     play(loop, scene)
 
