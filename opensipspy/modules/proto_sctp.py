@@ -9,9 +9,9 @@ from opensipspy.module import Module, Param
 class ProtoSctp(Module):
     """SIP over SCTP (RFC 4168): without it no `socket=sctp:...` can be opened.
 
-    Each message is one SCTP message, unordered on stream 0; the kernel opens and keeps the associations, and closes those
-    that are silent for ten minutes. `tcp_max_connections` limits them too. A kernel without SCTP (Linux: the module
-    `sctp`) refuses the socket, and the server does not start.
+    Each message is one SCTP message, unordered on stream 0; the kernel opens and keeps the associations, and closes
+    those that are silent for ten minutes. `tcp_max_connections` limits them too. A kernel without SCTP (Linux: the
+    module `sctp`) refuses the socket, and the server does not start.
     """
 
     protocol = sip.PROTO_SCTP
