@@ -39,6 +39,7 @@ from opensipspy.sip.tables import (
     H_VIA,
     HEADER_NAMES,
     M_ACK,
+    M_INVITE,
     M_OTHER,
     METHOD_IDS,
     SMALL_NUMBERS,
@@ -205,6 +206,7 @@ class Message:
     def forget_parsed(self) -> None:
         """Let go of what was parsed, the places of the headers included; it is parsed again when it is asked for again.
         More than half of the memory of a request that only waits for its answer."""
+        self._firsts = _NO_PLACES
         self._values = _NO_PLACES
         self._starts = _NO_PLACES
         self._call_id = None
@@ -238,7 +240,12 @@ class Message:
         """The first header of a kind, ABSENT for none."""
         if kind <= _LAST_INDEXED:
             firsts = self._firsts
-            return firsts[kind] if firsts else ABSENT
+            if not firsts:
+                if not self._kinds:
+                    return ABSENT
+                _read_headers(self)  # after `forget_parsed`
+                firsts = self._firsts
+            return firsts[kind]
         kinds = self._kinds
         return kinds.index(kind) if kind in kinds else ABSENT
 
@@ -307,6 +314,9 @@ class Message:
     def has_all_mandatory(self) -> bool:
         """True when From, To, Call-ID and CSeq are there."""
         firsts = self._firsts
+        if not firsts and self._kinds:
+            _read_headers(self)  # after `forget_parsed`
+            firsts = self._firsts
         return (
             bool(firsts)
             and firsts[H_FROM] >= 0
@@ -471,7 +481,8 @@ class Message:
             if len(parts) != 2 or (parts[1] not in METHOD_IDS and not is_token(parts[1])):
                 raise ParseError("CSeq is not a number and a method", start)
             digits, method = parts[0], parts[1]
-        self._cseq_method = method
+        # One text for both, in a request that waits for its answer.
+        self._cseq_method = self.method if method == self.method else method
         self._cseq_number = number(digits, _HIGHEST_CSEQ, "CSeq", start)
 
     @property
@@ -662,10 +673,11 @@ def _read_start_line(msg: Message) -> None:
     if len(parts) == 3:
         known = METHOD_IDS.get(parts[0], 0)
         if known and parts[2] == "SIP/2.0" and parts[1]:
-            msg.method = parts[0]
+            # Of these many may be open for long: they share one text.
+            msg.method = "INVITE" if known == M_INVITE else parts[0]
             msg.method_id = known
             msg.ruri = parts[1]
-            msg.version = parts[2]
+            msg.version = "SIP/2.0"
             msg.ruri_start = len(parts[0]) + 1
             msg.ruri_end = end - 8
             return

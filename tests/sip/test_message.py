@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensipspy.sip import (
+    H_CALL_ID,
     H_CONTACT,
+    H_MAX_FORWARDS,
+    H_ROUTE,
+    H_SUBJECT,
     H_SUPPORTED,
     M_INVITE,
     Limits,
@@ -166,3 +170,26 @@ def test_any_text_is_an_address_or_a_parse_error(text: str) -> None:
         except ParseError:
             continue
         assert found.uri in candidate
+
+
+def test_headers_are_found_again_after_what_was_parsed_was_forgotten() -> None:
+    text = (
+        "INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n"
+        "Subject: one\r\n two\r\nFrom: <sip:a@example.com>;tag=1\r\nTo: <sip:b@example.com>\r\nCall-ID: c1\r\n"
+        "CSeq: 7 INVITE\r\nX-Own: x\r\n\r\n"
+    )
+    msg = parse(text.encode())
+    for ask in (
+        lambda: msg.value(H_CALL_ID),
+        lambda: msg.value(H_SUBJECT),
+        lambda: [header.value for header in msg.headers],
+        lambda: msg.value_place(H_MAX_FORWARDS),
+        lambda: msg.first(H_ROUTE),
+        lambda: msg.has_all_mandatory,
+        lambda: msg.top_via_cut(),
+        lambda: (msg.starts(), msg.from_tag, msg.cseq_method),
+        lambda: [header.value for header in msg.named("X-Own")],
+    ):
+        before = ask()
+        msg.forget_parsed()
+        assert ask() == before
