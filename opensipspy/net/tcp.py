@@ -1,9 +1,9 @@
 """TCP: listening points, connections that peers open, and connections that we open when something has to go out.
 
 Every connection has its own framer and its own bounded queue, so that a peer who reads slowly, sends nonsense or stops
-in the middle of a message loses only his own connection. A peer is found by the number of the connection that a
-message came in on (RFC 3261 §18.2.2), else by address and port, where a connection may answer to several ports
-(RFC 5923); else a new connection is opened.
+in the middle of a message loses only his own connection, and one who sends without end waits for his turn (`turns`). A
+peer is found by the number of the connection that a message came in on (RFC 3261 §18.2.2), else by address and port,
+where a connection may answer to several ports (RFC 5923); else a new connection is opened.
 
 TLS and WebSocket are steps that the bytes of a connection take on their way (`Secure`, `Web`): what differs from TCP is
 made by `TcpTransport.make_secure` and `make_web` of the transports derived from it, everything else is here once.
@@ -22,6 +22,7 @@ from opensipspy.module.paths import ALIAS_ALWAYS, ALIAS_ASKED, TcpPaths
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header, write_header
 from opensipspy.net.traffic import Traffic
 from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Transport
+from opensipspy.net.turns import SLICE_BYTES, Turns
 from opensipspy.sip import PING, PONG, ParseError, Peer, Socket, StreamFramer
 
 LOG: Final = logging.getLogger(__name__)
@@ -143,9 +144,10 @@ class TcpSettings:
 class Budget:
     """How many connections there are, over all protocols that stand on TCP (`tcp_max_connections` counts them all)."""
 
-    __slots__ = ("handshakes", "last_number", "open", "per_source")
+    __slots__ = ("handshakes", "last_number", "open", "per_source", "turns")
 
     def __init__(self) -> None:
+        self.turns: Turns | None = None
         self.open: int = 0
         self.per_source: dict[str, int] = {}
         self.handshakes: int = 0
@@ -185,6 +187,9 @@ class TcpConnection(asyncio.Protocol):
         self.late: asyncio.TimerHandle | None = None
         self._postponed = 0
         self._chunks = 0
+        # What was read and waits for its turn, and whether what was worked on of it has ended a message.
+        self._rest = bytearray()
+        self._cut = False
         self._framer: Feeder = StreamFramer(settings.limits)
         self._expects_proxy = not outgoing and owner.expects_proxy(socket)
         self._preface = b""
@@ -231,42 +236,86 @@ class TcpConnection(asyncio.Protocol):
             except LayerError as error:
                 owner.layer_error(self, error)
                 return
+            if self.is_closed():
+                return
             if not data:
-                if self.secure is not None and self.secure.ended:
+                if self.secure is not None and self.secure.ended and not self._rest:
                     owner.drop(self)
                 return
+        if not self._rest and len(data) <= SLICE_BYTES and owner.turns.allows():
+            if self._work(data):
+                self._has_read()
+            return
+        waits = bool(self._rest)
+        self._rest += data
+        if not waits and self.transport is not None:
+            self.transport.pause_reading()
+            owner.turns.wait(self)
+
+    def work_on(self) -> bool:
+        """Work on a part of what waits; whether there is more."""
+        if self.closed or self.owner.paused:
+            self._rest.clear()
+            return False
+        data = bytes(self._rest[:SLICE_BYTES])
+        del self._rest[:SLICE_BYTES]
+        if not self._work(data):
+            self._rest.clear()
+            return False
+        if self._rest:
+            return True
+        self._has_read()
+        if not self.is_closed() and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+        return False
+
+    def _work(self, data: bytes) -> bool:
+        """Act on what the peer says; False when that was the end of the connection."""
+        owner = self.owner
         try:
             items = self._framer.feed(data)
         except ParseError as error:
             owner.framing_error(self, error)
-            return
+            return False
         if self.web is not None and not self._answered():
-            return
+            return False
+        pings = 0
         for item in items:
             if item == PING:
-                if self.settings.crlf_pingpong:
-                    self.write(CRLF)
+                pings += 1
             elif item != PONG:
                 owner.traffic.received += 1
                 owner.deliver(item, self.peer, self.socket)
+                if self.is_closed():
+                    return False
+        if pings and self.settings.crlf_pingpong:
+            # What came together is answered together; over WebSocket an answer is a message, and one is enough.
+            self.write(CRLF * pings if self.web is None else CRLF)
             if self.is_closed():
-                return
+                return False
         if self._framer.error is not None:
             owner.framing_error(self, self._framer.error)
-            return
+            return False
+        self._cut = self._cut or bool(items)
+        return True
+
+    def _has_read(self) -> None:
+        """All that was read is worked on: look whether a message has begun and goes on for too long."""
+        cut, self._cut = self._cut, False
         if not self._plain and self._has_ended():
-            owner.drop(self)
+            self.owner.drop(self)
             return
         if not self._framer.pending:
             self.message_since = -1.0
             self._chunks = 0
             return
-        if items or self.message_since < 0.0:
-            self.message_since = self.last_active
+        if cut or self.message_since < 0.0:
+            self.message_since = self.owner.now()
             self._chunks = 0
         self._chunks += 1
         if self.ready and 0 < self.settings.max_chunks <= self._chunks:
-            owner.framing_error(self, ParseError(f"a message came in more than {self.settings.max_chunks} pieces"))
+            reason = f"a message came in more than {self.settings.max_chunks} pieces"
+            self.owner.framing_error(self, ParseError(reason))
 
     def _through(self, data: bytes) -> bytes:
         """What the peer says in bytes of the network. Raises LayerError."""
@@ -293,7 +342,7 @@ class TcpConnection(asyncio.Protocol):
             data = secure.feed(data)
         finally:
             self._to_network(secure.outgoing())
-        if secure.ready and not self.ready:
+        if secure.ready and not self.ready and not self.is_closed():
             self._secured()
         return data
 
@@ -315,6 +364,8 @@ class TcpConnection(asyncio.Protocol):
         except LayerError as error:
             self.owner.layer_error(self, error)
             return False
+        if self.is_closed():
+            return False
         if self.web.ready and not self.ready:
             self.owner.connection_ready(self)
         return not self.is_closed()
@@ -328,8 +379,15 @@ class TcpConnection(asyncio.Protocol):
             self._to_network(data if self.secure is None else self.secure.wrap(data))
 
     def _to_network(self, data: bytes) -> None:
-        if data and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        """What TLS and WebSocket themselves have to say: a peer may ask for it without end and not read it."""
+        transport = self.transport
+        if not data or transport is None or transport.is_closing():
+            return
+        buffered = transport.get_write_buffer_size()
+        if buffered + len(data) > self.settings.queue_bytes and not self.closed:
+            self.owner.slow_peer(self, buffered)
+            return
+        transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.connection_lost(self)
@@ -337,6 +395,10 @@ class TcpConnection(asyncio.Protocol):
     def ends_at(self) -> float:
         """When it is closed if nothing happens on it, in seconds of the loop's clock."""
         return max(self.last_active + self.settings.lifetime_s, self.kept_until)
+
+    def waits(self) -> bool:
+        """Whether it is us who are late, not the peer."""
+        return bool(self._rest)
 
     def is_closed(self) -> bool:
         """Whether something that was called meanwhile has closed it."""
@@ -436,6 +498,9 @@ class TcpTransport(Transport):
         self.framing_errors = 0
         self.failed_handshakes = 0
         self.budget = budget or Budget()
+        if self.budget.turns is None:
+            self.budget.turns = Turns(loop)
+        self.turns = self.budget.turns
         # What a connection's settings are, where that depends on who is at its ends.
         self.paths: TcpPaths | None = None
         self._loop = loop
@@ -448,6 +513,9 @@ class TcpTransport(Transport):
         self._lingering: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        # Refused connections that no line in the log tells of yet, and when the last line did.
+        self._refused_unsaid = 0
+        self._refused_said_at = -SWEEP_S
         self._resting: dict[Socket, asyncio.TimerHandle] = {}
         # Told of each connection that was there and is not any more.
         self.on_lost: Callable[[TcpConnection], None] | None = None
@@ -573,8 +641,17 @@ class TcpTransport(Transport):
         else:
             return True
         self.traffic.refused += 1
-        LOG.warning("%s: connection with %s refused: %s", sip.proto_name(self.proto), source, reason)
+        # Who is refused may come again at once, thousands of times: a line each would cost more than the connections.
+        self._refused_unsaid += 1
+        if self.now() >= self._refused_said_at + SWEEP_S:
+            self._say_refused(f"connection with {source} refused: {reason}")
         return False
+
+    def _say_refused(self, what: str) -> None:
+        more = self._refused_unsaid - 1
+        LOG.warning("%s: %s%s", sip.proto_name(self.proto), what, f" ({more} more before)" if more else "")
+        self._refused_unsaid = 0
+        self._refused_said_at = self.now()
 
     def _new_connection(
         self, socket: Socket, address: str, port: int, *, outgoing: bool, settings: TcpSettings | None = None
@@ -943,6 +1020,8 @@ class TcpTransport(Transport):
         now = self.now()
         for connection in list(self._connections.values()):
             if connection.transport is None:
+                continue
+            if connection.waits():
                 continue
             if 0.0 <= connection.message_since < now - connection.settings.message_time_s:
                 self.traffic.dropped_in += 1

@@ -27,6 +27,8 @@ HOST_NAME: Final = 0
 LONGEST_NAME: Final = 255
 # How much of a stream may come before the ClientHello is whole.
 LONGEST_HELLO: Final = 32768
+# Records that it may be cut into; what has come is read from its beginning each time.
+MOST_RECORDS: Final = 32
 READ_BYTES: Final = 65536
 # A fatal alert, unrecognized_name (RFC 6066 §3), in a record of TLS 1.2.
 UNRECOGNIZED_NAME: Final = b"\x15\x03\x03\x00\x02\x02\x70"
@@ -193,7 +195,11 @@ def client_hello_name(data: bytes) -> str | None:
     hello = bytearray()
     at = 0
     need = 4
+    records = 0
     while len(hello) < need:
+        records += 1
+        if records > MOST_RECORDS:
+            raise TlsError("a ClientHello in too many records")
         if len(data) > at and data[at] != HANDSHAKE_RECORD:
             raise TlsError("what comes is not TLS")
         if len(data) < at + RECORD_HEAD:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 NO: Final = ("0", "no", "off", "false", "")
 NEEDS_WEBSOCKETS: Final = "the package websockets is missing: pip install 'opensipspy[ws]'"
+# How many connections may wait to be taken where the script does not say: OpenSIPS's 10 are overrun by any burst, and
+# who is left out tries again a second later.
+BACKLOG: Final = 512
 # The least that one address may have open, and the least of handshakes at a time.
 LEAST_CONNECTIONS: Final = 16
 
@@ -204,7 +207,7 @@ def tcp_settings(settings: Any, limits: sip.Limits) -> TcpSettings:
         max_connections=most,
         max_per_source=share,
         max_handshakes=share,
-        backlog=max(1, int(settings.tcp_socket_backlog)),
+        backlog=max(1 if "tcp_socket_backlog" in settings.given else BACKLOG, int(settings.tcp_socket_backlog)),
         keepalive=bool(settings.tcp_keepalive),
         keepalive_idle_s=int(settings.tcp_keepidle),
         keepalive_interval_s=int(settings.tcp_keepinterval),

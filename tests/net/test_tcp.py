@@ -406,6 +406,7 @@ def test_a_slow_sender_may_use_as_many_pieces_as_allowed(loop: str) -> None:
                         # As the system hands them over: on a socket, two pieces may arrive as one.
                         connection.data_received(MESSAGE[start : start + size])
                     assert len(tcp.received) == round_ + 1
+                    await asyncio.sleep(0)
                 assert {data for data, _ in tcp.received} == {MESSAGE}
                 assert not connection.closed
 

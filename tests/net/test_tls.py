@@ -290,6 +290,9 @@ def test_a_client_hello_in_pieces(loop: str, authority: Authority, identity: Ide
     assert client_hello_name(nameless.outgoing()) == ""
     with pytest.raises(TlsError, match="not TLS"):
         client_hello_name(b"GET / HTTP/1.1")
+    crumbs = b"".join(b"\x16\x03\x01\x00\x01" + body[n : n + 1] for n in range(len(body)))
+    with pytest.raises(TlsError, match="too many records"):
+        client_hello_name(crumbs)
 
 
 def test_a_stalled_handshake_delays_nobody(loop: str, authority: Authority, identity: Identity) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +29,11 @@ MESSAGE = (
     b"MESSAGE sip:x SIP/2.0\r\nVia: SIP/2.0/WS df7jal23ls0d.invalid;branch=z9hG4bK1\r\nContent-Length: 4\r\n\r\nbody"
 )
 ORIGIN = "http://app.test"
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: http://app.test\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: sip\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+)
 
 
 class Ends:
@@ -185,11 +192,60 @@ def test_hostile_frames_end_the_connection(loop: str) -> None:
     play(loop, scene)
 
 
+def test_pings_whose_answers_nobody_reads_end_the_connection(loop: str) -> None:
+    """RFC 6455 §5.5.2: a Pong for each Ping; what waits for a peer that does not read is bounded (`slow_peer`)."""
+
+    async def scene() -> None:
+        async with ends(queue_bytes=1 << 16, max_chunks=0, message_time_s=60.0) as web:
+            reader, writer = await asyncio.open_connection("127.0.0.1", web.socket.port, limit=1024)
+            writer.write(HANDSHAKE)
+            await reader.readuntil(b"\r\n\r\n")
+            ping = Frame(Opcode.PING, b"p" * 125).serialize(mask=True) * 1000
+            with contextlib.suppress(ConnectionError):
+                for _ in range(2000):
+                    writer.write(ping)
+                    await writer.drain()
+            await settled(lambda: not web.transport.connections())
+            assert web.transport.traffic.dropped_out == 1
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    play(loop, scene)
+
+
+@pytest.mark.parametrize("rsv", [0x40, 0x20, 0x10])
+def test_a_compressed_frame_is_not_unpacked(loop: str, rsv: int) -> None:
+    """RFC 7692 §6: RSV1 without permessage-deflate breaks the protocol: fifty kilobytes that would become fifty million
+    are refused as they are."""
+
+    async def scene() -> None:
+        async with ends() as web:
+            reader, writer = await asyncio.open_connection("127.0.0.1", web.socket.port)
+            writer.write(HANDSHAKE)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"permessage-deflate" not in head
+            packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+            packed = packer.compress(bytes(50_000_000)) + packer.flush(zlib.Z_SYNC_FLUSH)
+            frame = bytearray(Frame(Opcode.TEXT, packed[:60000]).serialize(mask=True))
+            frame[0] |= rsv
+            writer.write(bytes(frame))
+            closing = await asyncio.wait_for(reader.read(), PATIENCE_S)
+            assert closing[:1] in (b"\x88", b""), "a Close frame, or no more than the end"
+            if closing:
+                assert int.from_bytes(closing[2:4], "big") == 1002
+            assert web.received == []
+            writer.close()
+
+    play(loop, scene)
+
+
 def test_a_slow_handshake_is_cut(loop: str) -> None:
     async def scene() -> None:
         async with ends(handshake_time_s=0.05) as web:
             assert await web.raw(b"GET / HTTP/1.1\r\nHost: x\r\nX: ") == b""
-            assert await web.raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * LONGEST_HANDSHAKE) == b""
+            many = await web.raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * LONGEST_HANDSHAKE)
+            assert many.startswith(b"HTTP/1.1 431 ")
 
     play(loop, scene)
 

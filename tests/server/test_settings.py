@@ -531,12 +531,14 @@ def test_connections_are_kept_alive_as_the_script_says(settings: str, expected: 
 
 def test_the_queue_of_new_connections_has_the_length_of_the_script() -> None:
     async def scene() -> None:
-        async with served("tcp_socket_backlog=23") as house:
-            [copy] = system_sockets(house.port, os_socket.SOCK_STREAM, listening=True)
-            with copy:
-                # struct tcp_info of a listening socket: tcpi_sacked (octet 28 on) holds the backlog.
-                info = copy.getsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_INFO, 104)
-            assert struct.unpack_from("I", info, 28)[0] == 23
+        # OpenSIPS's own default, 10, is there when a script asks for it.
+        for line, length in (("tcp_socket_backlog=23", 23), ("tcp_socket_backlog=10", 10), ("", 512)):
+            async with served(line) as house:
+                [copy] = system_sockets(house.port, os_socket.SOCK_STREAM, listening=True)
+                with copy:
+                    # struct tcp_info of a listening socket: tcpi_sacked (octet 28 on) holds the backlog.
+                    info = copy.getsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_INFO, 104)
+                assert struct.unpack_from("I", info, 28)[0] == length
 
     on_both_loops(scene)
 
