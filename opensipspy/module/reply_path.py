@@ -49,8 +49,8 @@ def take_reply_additions(run: Run, code: int, headers: str, body: bytes) -> tupl
         headers += "".join(run.reply_edits)
         if code >= 200:
             run.reply_edits.clear()
-    if not body and run.ctx:
-        found = run.ctx.get(REPLY_BODY)
+    if not body:
+        found = run.noted(REPLY_BODY)
         if isinstance(found, bytes):
             body = found
             if code >= 200:

@@ -1,8 +1,9 @@
 """One message in a script: what the routes read and change while they run.
 
 The received text never changes. A `Run` holds the destination, the flags, the branch set, the variables and the notes
-of edits; the server applies them when a copy of the message leaves. This is the hottest object of the server: plain
-attributes, no properties on what every script touches.
+of edits; the server applies them when a copy of the message leaves. This is the hottest object of the server, and one
+stays with each open transaction: what every script touches are plain attributes, and a list or a dict is made when
+something is put into it or asks for it.
 """
 
 from __future__ import annotations
@@ -71,16 +72,23 @@ class Run:
     `return(code, a, b, ...)`.
     via_flags: VIA_* bits. advertised_address ("" none), advertised_port (0 none): what our Via shows for this message.
     reply_edits: header lines, each with CRLF, for replies made here to this request. handled: a reply or a copy left.
+    Views of one run (`for_branch`) share its avps, vars, ctx and reply_edits.
     """
 
     __slots__ = (
+        "_avps",
+        "_branches",
+        "_ctx",
+        "_origin",
+        "_params",
+        "_reply_edits",
+        "_return_values",
+        "_route_stack",
+        "_vars",
         "advertised_address",
         "advertised_port",
-        "avps",
         "branch_flags",
         "branch_index",
-        "branches",
-        "ctx",
         "dropped",
         "dst_uri",
         "edits",
@@ -94,21 +102,16 @@ class Run:
         "kind",
         "msg",
         "msg_flags",
-        "params",
         "path",
         "program",
         "q",
         "reply",
-        "reply_edits",
         "request",
         "retcode",
-        "return_values",
-        "route_stack",
         "ruri",
         "services",
         "socket_out",
         "transaction",
-        "vars",
         "via_flags",
     )
 
@@ -135,26 +138,123 @@ class Run:
         self.via_flags: int = 0
         self.advertised_address: str = ""
         self.advertised_port: int = 0
-        self.branches: list[Branch] = []
         self.edits: Edits = Edits()
-        self.reply_edits: list[str] = []
-        self.avps: dict[str, list[Value]] = {}
-        self.vars: dict[str, Value] = {}
         self.retcode: int = 1
-        self.return_values: list[Value] = []
-        self.params: list[tuple[Value, ...] | dict[str, Value]] = []
-        self.route_stack: list[tuple[int, str]] = []
         self.handled: bool = False
         self.dropped: bool = False
         self.exited: bool = False
         self.transaction: object = None
         self.branch_index: int = 0
-        self.ctx: dict[str, object] = {}
         self.error_class: int = 0
         self.error_level: int = 0
         self.error_info: str = ""
         self.error_code: int = 0
         self.error_reason: str = ""
+        # The run whose avps, vars, ctx and reply_edits this one shares.
+        self._origin: Run | None = None
+        self._branches: list[Branch] | None = None
+        self._reply_edits: list[str] | None = None
+        self._avps: dict[str, list[Value]] | None = None
+        self._vars: dict[str, Value] | None = None
+        self._return_values: list[Value] | None = None
+        self._params: list[tuple[Value, ...] | dict[str, Value]] | None = None
+        self._route_stack: list[tuple[int, str]] | None = None
+        self._ctx: dict[str, object] | None = None
+
+    @property
+    def branches(self) -> list[Branch]:
+        found = self._branches
+        if found is None:
+            found = self._branches = []
+        return found
+
+    @branches.setter
+    def branches(self, value: list[Branch]) -> None:
+        self._branches = value
+
+    @property
+    def return_values(self) -> list[Value]:
+        found = self._return_values
+        if found is None:
+            found = self._return_values = []
+        return found
+
+    @return_values.setter
+    def return_values(self, value: list[Value]) -> None:
+        self._return_values = value
+
+    @property
+    def params(self) -> list[tuple[Value, ...] | dict[str, Value]]:
+        found = self._params
+        if found is None:
+            found = self._params = []
+        return found
+
+    @params.setter
+    def params(self, value: list[tuple[Value, ...] | dict[str, Value]]) -> None:
+        self._params = value
+
+    @property
+    def route_stack(self) -> list[tuple[int, str]]:
+        found = self._route_stack
+        if found is None:
+            found = self._route_stack = []
+        return found
+
+    @route_stack.setter
+    def route_stack(self, value: list[tuple[int, str]]) -> None:
+        self._route_stack = value
+
+    @property
+    def reply_edits(self) -> list[str]:
+        found = self._reply_edits
+        if found is None:
+            found = self._reply_edits = [] if self._origin is None else self._origin.reply_edits
+        return found
+
+    @reply_edits.setter
+    def reply_edits(self, value: list[str]) -> None:
+        self._reply_edits = value
+
+    @property
+    def avps(self) -> dict[str, list[Value]]:
+        found = self._avps
+        if found is None:
+            found = self._avps = {} if self._origin is None else self._origin.avps
+        return found
+
+    @avps.setter
+    def avps(self, value: dict[str, list[Value]]) -> None:
+        self._avps = value
+
+    @property
+    def vars(self) -> dict[str, Value]:
+        found = self._vars
+        if found is None:
+            found = self._vars = {} if self._origin is None else self._origin.vars
+        return found
+
+    @vars.setter
+    def vars(self, value: dict[str, Value]) -> None:
+        self._vars = value
+
+    @property
+    def ctx(self) -> dict[str, object]:
+        found = self._ctx
+        if found is None:
+            found = self._ctx = {} if self._origin is None else self._origin.ctx
+        return found
+
+    @ctx.setter
+    def ctx(self, value: dict[str, object]) -> None:
+        self._ctx = value
+
+    def noted(self, key: str) -> object:
+        """What stands in `ctx`, None for nothing; no dict is made for the answer."""
+        found = self._ctx
+        if found is not None:
+            return found.get(key)
+        return None if self._origin is None else self._origin.noted(key)
 
     def for_branch(self, branch: Branch, index: int = 0) -> Run:
         """The view of one outgoing branch: own edits, destination and flags; `$avp` and `$var` are shared."""
@@ -171,12 +271,17 @@ class Run:
         view.advertised_address = self.advertised_address
         view.advertised_port = self.advertised_port
         view.edits = self.edits.fork()
-        view.reply_edits = self.reply_edits
-        view.avps = self.avps
-        view.vars = self.vars
-        view.ctx = self.ctx
+        view._share(self)
         view.transaction = self.transaction
         return view
+
+    def _share(self, origin: Run) -> None:
+        """Have what is put into one be seen in the other."""
+        self._origin = origin
+        self._reply_edits = origin._reply_edits
+        self._avps = origin._avps
+        self._vars = origin._vars
+        self._ctx = origin._ctx
 
     def for_reply(self, reply: Message, kind: int = kinds.ONREPLY) -> Run:
         """The view of a reply to this request: `$avp`, flags and transaction shared, the reply as message."""
@@ -194,7 +299,7 @@ class Run:
         view.kind = self.kind
         view.request = self.request
         view.reply = self.reply
-        view.branches = list(self.branches)
+        view._branches = None if self._branches is None else list(self._branches)
         view.avps = {name: list(stack) for name, stack in self.avps.items()}
         view.vars = dict(self.vars)
         view.ctx = dict(self.ctx)
@@ -216,15 +321,24 @@ class Run:
         value += branch
         return value + ";rport" if self.via_flags & VIA_LOCAL_RPORT else value
 
+    def added_branches(self) -> list[Branch] | None:
+        """The further branches, None when there are none."""
+        return self._branches
+
+    def drop_branches(self) -> None:
+        """The further branches were used; the list that held them stays with whoever has it."""
+        self._branches = None
+
     def main_branch(self) -> Branch:
         """The Request-URI with its attributes as a `Branch`."""
         return Branch(self.ruri, self.dst_uri, self.q, self.path, self.branch_flags, self.socket_out)
 
     def param(self, index: int) -> Value:
         """`$param(index)` of the route being run, counted from 1; NULL when there is none."""
-        if not self.params:
+        frames = self._params
+        if not frames:
             return None
-        frame = self.params[-1]
+        frame = frames[-1]
         if isinstance(frame, tuple):
             return frame[index - 1] if 0 < index <= len(frame) else None
         return list(frame.values())[index - 1] if 0 < index <= len(frame) else None
@@ -240,9 +354,8 @@ class Run:
         if isinstance(owner, Run) and owner.msg is message:
             return owner
         view = Run(message, self.kind, self.program, self.services)
-        view.avps = self.avps
-        view.vars = self.vars
-        view.ctx = self.ctx
+        view._share(self)
+        view._reply_edits = []
         view.transaction = self.transaction
         return view
 

@@ -45,7 +45,7 @@ def set_main_branch(run: Run, branch: Branch) -> None:
 def main_branch(run: Run) -> Branch:
     """The Request-URI and its attributes as a branch."""
     branch = run.main_branch()
-    attrs = run.ctx.get(_MAIN_ATTRS)
+    attrs = run.noted(_MAIN_ATTRS)
     branch.attrs = attrs if isinstance(attrs, dict) else None
     return branch
 

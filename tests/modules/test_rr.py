@@ -146,6 +146,20 @@ def test_a_branch_records_for_itself() -> None:
     assert lines(wire(two), "Record-Route") == []
 
 
+@pytest.mark.parametrize("kind", [BRANCH, FAILURE], ids=["branch", "failure"])
+def test_a_parameter_for_all_copies_counts_for_those_of_a_branch_too(kind: int) -> None:
+    """The manual: add_rr_param() works on both sides of record_route(), also when nothing was known before."""
+    core, _ = loaded(append_fromtag=0)
+    run = make_run(request(), core=core)
+    core.call("record_route", run)
+    one = run.for_branch(Branch("sip:x@192.0.2.9"), 0)
+    one.kind = kind
+    core.call("add_rr_param", one, ";b=1")
+    core.call("add_rr_param", run, ";late=1")
+    assert lines(wire(one), "Record-Route") == ["<sip:192.0.2.1:5060;lr;late=1;b=1>"]
+    assert lines(wire(run), "Record-Route") == ["<sip:192.0.2.1:5060;lr;late=1>"]
+
+
 @pytest.mark.parametrize("preset", [False, True], ids=["record_route", "record_route_preset"])
 @pytest.mark.parametrize("kind", [BRANCH, FAILURE], ids=["branch", "failure"])
 def test_a_parameter_of_some_copies(kind: int, preset: bool) -> None:

@@ -94,3 +94,25 @@ def test_our_via_shows_what_the_script_asked_for() -> None:
     assert run.via_value(UDP_SOCKET, "z9hG4bK1") == "SIP/2.0/UDP [2001:db8::7]:5080;branch=z9hG4bK1;rport"
     run.advertised_port = 99
     assert run.via_value(UDP_SOCKET, "z9hG4bK1") == "SIP/2.0/UDP [2001:db8::7]:99;branch=z9hG4bK1;rport"
+
+
+def test_views_of_a_run_share_what_is_put_in_after_they_were_made() -> None:
+    run = Bench().run
+    view = run.for_branch(Branch("sip:carol@example.com"), 1)
+    of_view = view.for_branch(Branch("sip:dave@example.com"), 2)
+    of_view.avps["a"] = ["1"]
+    run.vars["v"] = 2
+    view.ctx["module"] = "noted"
+    run.reply_edits.append("X: y\r\n")
+    for one in (run, view, of_view):
+        assert (one.avps, one.vars, one.ctx) == ({"a": ["1"]}, {"v": 2}, {"module": "noted"})
+        assert one.reply_edits == ["X: y\r\n"]
+        assert (one.noted("module"), one.noted("other")) == ("noted", None)
+
+
+def test_a_view_with_its_own_context_leaves_that_of_the_run_alone() -> None:
+    run = Bench().run
+    view = run.for_branch(Branch("sip:carol@example.com"), 1)
+    view.ctx = {}
+    view.ctx["module"] = 1
+    assert (run.noted("module"), view.noted("module")) == (None, 1)

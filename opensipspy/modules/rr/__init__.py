@@ -22,10 +22,13 @@ from opensipspy.modules.rr.routing import (
     Routing,
     add,
     insert,
+    known_state,
+    note_of,
     own_added,
     read_param,
-    state_of,
+    recorded_state,
     with_semicolon,
+    without,
 )
 from opensipspy.script.declare import Index, Value
 from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
@@ -101,7 +104,7 @@ class Rr(Module, RrApi):
             self.core.log.error("rr: record_route_preset: %r cannot stand in a URI", string2 if string else string)
             return -1
         routing = self.routing
-        state = state_of(run)
+        state = known_state(run)
         if not routing.claim(run):
             return -1
         text = PresetRoute(state, routing.user(run), routing.ftag(run), string, string2 or "")
@@ -127,9 +130,8 @@ class Rr(Module, RrApi):
 
     def put_param(self, run: Run, param: str) -> bool:
         if run.kind not in (BRANCH, FAILURE):
-            state = state_of(run)
-            name = param.partition("=")[0].lower()
-            state.added = [other for other in state.added if other.partition("=")[0].lower() != name]
+            state = recorded_state(run, note_of(run))
+            state.added = without(state.added, param)
         return self.add_param(run, param)
 
     def has_from_tag(self) -> bool:
@@ -172,7 +174,7 @@ class Rr(Module, RrApi):
         self.routing.callbacks.append(callback)
 
     def route_params(self, run: Run) -> str:
-        state = run.ctx.get(CONTEXT)
+        state = run.noted(CONTEXT)
         return state.params or "" if isinstance(state, RouteState) else ""
 
     def route_param(self, run: Run, name: str) -> str | None:

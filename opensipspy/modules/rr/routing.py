@@ -42,34 +42,35 @@ UNSAFE: Final = frozenset('<>"\r\n \t?')
 class RouteState:
     """What rr knows about one request.
 
-    added: parameters for all copies. branch_added: parameters that a branch or failure route added for its own copies
-    before it recorded them, by the notes of that route. params: of our own Route, None before.
+    added: parameters for all copies, None for none. branch_added: parameters that a branch or failure route added for
+    its own copies before it recorded them, by the notes of that route. params: of our own Route, None before.
     """
 
     __slots__ = ("added", "branch_added", "params")
 
     def __init__(self) -> None:
-        self.added: list[str] = []
-        self.branch_added: dict[Edits, list[str]] = {}
+        self.added: list[str] | None = None
+        self.branch_added: dict[Edits, list[str]] | None = None
         self.params: str | None = None
 
 
 class RecordRoute:
     """The Record-Route lines of one request, written when the outgoing socket of a copy is known.
 
-    own: parameters of the copies of one route only; they take the place of those with the same names for all copies.
+    state: None until rr knows more of the request than that it is recorded, which is seldom. own: parameters of the
+    copies of one route only, None for none; they take the place of those with the same names for all copies.
     """
 
     __slots__ = ("double", "extra", "ftag", "own", "scheme", "state", "user")
 
-    def __init__(self, state: RouteState, scheme: str, user: str, ftag: str, extra: str, double: bool) -> None:
-        self.state = state
-        self.scheme = scheme
-        self.user = user
-        self.ftag = ftag
-        self.extra = extra
-        self.double = double
-        self.own: list[str] = []
+    def __init__(self, state: RouteState | None, scheme: str, user: str, ftag: str, extra: str, double: bool) -> None:
+        self.state: RouteState | None = state
+        self.scheme: str = scheme
+        self.user: str = user
+        self.ftag: str = ftag
+        self.extra: str = extra
+        self.double: bool = double
+        self.own: list[str] | None = None
 
     def with_param(self, param: str) -> RecordRoute:
         """The same lines for some copies, with one parameter more."""
@@ -79,11 +80,12 @@ class RecordRoute:
 
     def tail(self) -> str:
         """The parameters behind `lr`."""
-        if not self.own:
-            return f"{self.ftag}{self.extra}{''.join(self.state.added)}"
-        added = self.state.added
-        for param in self.own:
-            added = put(added, param)
+        added = self.state.added if self.state is not None else None
+        if self.own is not None:
+            for param in self.own:
+                added = put(added, param)
+        if added is None:
+            return self.ftag + self.extra
         return f"{self.ftag}{self.extra}{''.join(added)}"
 
     def __call__(self, in_socket: Socket, out_socket: Socket) -> str:
@@ -101,10 +103,10 @@ class PresetRoute(RecordRoute):
 
     __slots__ = ("inbound", "log", "outbound")
 
-    def __init__(self, state: RouteState, user: str, ftag: str, outbound: str, inbound: str) -> None:
+    def __init__(self, state: RouteState | None, user: str, ftag: str, outbound: str, inbound: str) -> None:
         super().__init__(state, "sip:", user, ftag, "", double=bool(inbound))
-        self.outbound = outbound
-        self.inbound = inbound
+        self.outbound: str = outbound
+        self.inbound: str = inbound
         self.log: Logger | None = None
 
     def with_param(self, param: str) -> PresetRoute:
@@ -141,10 +143,17 @@ def place(socket: Socket, scheme: str) -> str:
     return f"{address};transport={name}"
 
 
-def put(params: list[str], param: str) -> list[str]:
+def put(params: list[str] | None, param: str) -> list[str]:
     """The list with one parameter more, in place of one of its name."""
+    return [*without(params, param), param]
+
+
+def without(params: list[str] | None, param: str) -> list[str]:
+    """The list without a parameter of this one's name."""
+    if params is None:
+        return []
     name = param.partition("=")[0].lower()
-    return [other for other in params if other.partition("=")[0].lower() != name] + [param]
+    return [other for other in params if other.partition("=")[0].lower() != name]
 
 
 def with_semicolon(params: str) -> str:
@@ -179,7 +188,7 @@ class Routing:
 
     def record(self, run: Run, extra: str) -> int:
         """Note a Record-Route header for the copies of this request; -1 when they have one."""
-        state = state_of(run)
+        state = known_state(run)
         if not self.claim(run):
             return -1
         scheme = "sips:" if run.ruri[:5].lower() == "sips:" else "sip:"
@@ -325,12 +334,32 @@ def rewrite(run: Run, routes: list[NameAddr], first: int, end: int, last: str) -
 
 
 def state_of(run: Run) -> RouteState:
-    state = run.ctx.get(CONTEXT)
+    """What rr knows about the request; made when there is nothing yet."""
+    state = run.noted(CONTEXT)
     if isinstance(state, RouteState):
         return state
     made = RouteState()
     run.ctx[CONTEXT] = made
     return made
+
+
+def known_state(run: Run) -> RouteState | None:
+    """What rr knows about the request. A branch or failure route always has it: what the main route adds later counts
+    for its lines too, and nothing leads there from those."""
+    state = run.noted(CONTEXT)
+    if isinstance(state, RouteState):
+        return state
+    return state_of(run) if run.kind == BRANCH or run.kind == FAILURE else None
+
+
+def recorded_state(run: Run, note: Note | None) -> RouteState:
+    """The state that the lines of a note are written from, or those that will be."""
+    text = note.deferred if note is not None else None
+    if not isinstance(text, RecordRoute):
+        return state_of(run)
+    if text.state is None:
+        text.state = state_of(run)
+    return text.state
 
 
 def note_of(run: Run) -> Note | None:
@@ -345,12 +374,15 @@ def note_of(run: Run) -> Note | None:
     return None
 
 
-def own_added(run: Run, state: RouteState) -> list[str]:
+def own_added(run: Run, state: RouteState | None) -> list[str] | None:
     """What the branch or failure route has added so far, or the failure route that its branch comes from."""
+    by_route = state.branch_added if state is not None else None
+    if by_route is None:
+        return None
     found: list[str] = []
-    edits: Edits | None = run.edits if state.branch_added else None
+    edits: Edits | None = run.edits
     while edits is not None:
-        found = state.branch_added.get(edits, []) + found
+        found = by_route.get(edits, []) + found
         edits = edits.parent
     return found
 
@@ -365,12 +397,17 @@ def insert(run: Run, text: Callable[[Socket, Socket], str]) -> None:
 
 def add(run: Run, param: str) -> None:
     """Put a parameter into Record-Route, also when that is noted already."""
-    state = state_of(run)
-    if run.kind not in (BRANCH, FAILURE):
-        state.added.append(param)
-        return
     note = note_of(run)
+    state = recorded_state(run, note)
+    if run.kind not in (BRANCH, FAILURE):
+        if state.added is None:
+            state.added = [param]
+        else:
+            state.added.append(param)
+        return
     if note is None:
+        if state.branch_added is None:
+            state.branch_added = {}
         state.branch_added.setdefault(run.edits, []).append(param)
     else:
         text = note.deferred

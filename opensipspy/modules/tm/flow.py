@@ -122,7 +122,7 @@ class Armed:
 
 def armed(run: Run) -> Armed:
     """The notes of a run that has no transaction yet."""
-    found = run.ctx.get(CONTEXT)
+    found = run.noted(CONTEXT)
     if isinstance(found, Armed):
         return found
     made = Armed()
@@ -301,7 +301,7 @@ class Flow(Hooks):
         return 0
 
     def _take_armed(self, run: Run, transaction: Transaction) -> None:
-        found = run.ctx.get(CONTEXT)
+        found = run.noted(CONTEXT)
         if isinstance(found, Armed):
             transaction.on_branch = found.on_branch
             transaction.on_failure = found.on_failure
@@ -404,14 +404,16 @@ class Flow(Hooks):
     def destinations(self, run: Run) -> list[Destination]:
         """Where a request goes: its Request-URI and the branches the script added."""
         found = [main_branch(run)] if run.ruri else []
-        found.extend(run.branches)
+        more = run.added_branches()
+        if more is not None:
+            found += more
         return found
 
     def relay_set(self, transaction: Transaction, run: Run, flags: int, proxy: str, made: bool) -> int | Awaitable[int]:
         if transaction.answered or transaction.cancelled or (transaction.no_more and self.layer.settings.block_6xx):
             return E_NO_DESTINATION
         destinations = self.destinations(run)
-        run.branches = []
+        run.drop_branches()
         transaction.flags = run.msg_flags
         if self.core.globals is not self._globals:
             self._read_globals()
@@ -659,7 +661,7 @@ class Flow(Hooks):
         following.avps = branch.avps
         following.run = branch.run
         following.run.branch_index = following.index
-        breadth = following.run.ctx.get(BREADTH)
+        breadth = following.run.noted(BREADTH)
         if isinstance(breadth, Breadth):
             breadth.move(branch.index, following.index)
         targets, branch.targets, branch.run = branch.targets, None, None
