@@ -46,6 +46,9 @@ modparam("statistics", "variable", "refused")
 modparam("statistics", "variable", "wrong")
 modparam("statistics", "variable", "silent")
 modparam("statistics", "variable", "leaving")
+modparam("statistics", "variable", "challenged_leaving")
+modparam("statistics", "variable", "begun")
+modparam("statistics", "variable", "broken")
 loadmodule "uac_auth.so"
 loadmodule "uac_registrant.so"
 modparam("uac_registrant", "timer_interval", 2)
@@ -72,6 +75,15 @@ event_route[E_REGISTRANT_REGISTER_TIMEOUT] {
 }
 event_route[E_REGISTRANT_UNREGISTERING] {
 	update_stat("leaving", 1);
+}
+event_route[E_REGISTRANT_AUTHENTICATING_UNREGISTER] {
+	update_stat("challenged_leaving", 1);
+}
+event_route[E_REGISTRANT_REGISTERING] {
+	update_stat("begun", 1);
+}
+event_route[E_REGISTRANT_INTERNAL_ERROR] {
+	update_stat("broken", 1);
 }
 """
 # What both registrars do: who is called f... is refused, b... is told to come later, m... has to ask for more time,
@@ -341,12 +353,38 @@ def test_hundreds_of_registrations(site: Site, registrar: Registrar) -> None:
     assert site.mi("uac_registrant:disable", **site.key("u007", where)) == "OK"
     until(lambda: not is_there(phone, "u007"), what="the end of a registration")
     assert site.count("leaving") == leaving + 1
-    assert site.state("u007") == "NOT_REGISTERED"
+    assert site.count("challenged_leaving") >= 1
+    until(lambda: site.state("u007") == "NOT_REGISTERED", what="its state")
     assert site.mi("uac_registrant:enable", **site.key("u007", where)) == "OK"
     until(lambda: is_there(phone, "u007"), what="a registration")
     assert site.mi("uac_registrant:force_register", **site.key("m000", where)) == "OK"
     assert site.mi("uac_registrant:delete", **site.key("m004", where)) == "OK"
     assert site.states()["m", "REGISTERED"] + site.states()["m", "REGISTERING"] <= 4
+    phone.close()
+
+
+def test_registrations_by_command(site: Site, registrar: Registrar) -> None:
+    """uac_registrant manual: upsert in memory, reload of one row and of the table, an address that resolves nowhere."""
+    where = f"sip:127.0.0.1:{registrar.port}"
+    site.add(where, users("u", 2), 600)
+    site.process.start()
+    phone = Phone("asks", ("127.0.0.1", registrar.port))
+    until(lambda: is_there(phone, "u000") and is_there(phone, "u001"), what="the first two")
+    more = {"proxy": "", "third_party_registrant": "", "binding_params": "", "forced_socket": "", "cluster_shtag": ""}
+    login = {"username": "n000", "password": "secret of n000", "expiry": 600, "state": 0}
+    assert site.mi("uac_registrant:upsert", **site.key("n000", where), **more, **login) == "OK"
+    nowhere = "sip:no.such.host.invalid"
+    assert site.mi("uac_registrant:upsert", **site.key("x000", nowhere), **more, **login) == "OK"
+    until(lambda: is_there(phone, "n000"), what="the one made by command")
+    until(lambda: site.count("broken") >= 1, what="the one without an address")
+    assert site.count("begun") >= 4
+    site.add(where, users("p", 1), 600)
+    assert site.mi("uac_registrant:reload", **site.key("p000", where)) == "OK"
+    until(lambda: is_there(phone, "p000"), what="the row that was read")
+    assert site.mi("uac_registrant:reload") == "OK"
+    # What the table does not have is forgotten; what it has keeps its state.
+    assert {letter for letter, _ in site.states()} == {"u", "p"}
+    assert site.states()["u", "REGISTERED"] == 2
     phone.close()
 
 
