@@ -31,6 +31,7 @@ from opensipspy.db import (
     LostError,
     OldTable,
     PooledDatabase,
+    RefusedError,
     Replace,
     SqlText,
     Table,
@@ -49,6 +50,8 @@ DEFAULT_PORT: Final = 3306
 MAX_PREPARED: Final = 256
 """Statements kept prepared on a connection."""
 DEFAULT_CONNECTIONS: Final = 10
+MOST_WORDS: Final = 500
+"""Characters of a server's error."""
 TIMES: Final = 3
 """timeout_interval counts as often for an answer."""
 NEEDS: Final = "db_mysql needs the Python package asyncmy: pip install 'opensipspy[mysql]'"
@@ -106,6 +109,8 @@ TRANSIENT: Final = frozenset(
 )
 GONE: Final = frozenset({1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055})
 DUPLICATE: Final = frozenset({1022, 1062, 1169, 1586})
+CLIENT_ERRORS: Final = 2000
+"""From here on the errors are the client's."""
 UNPREPARABLE: Final = 1295
 LEAST_INTEGER: Final = -(1 << 63)
 MOST_INTEGER: Final = (1 << 64) - 1
@@ -268,7 +273,7 @@ def number_of(error: BaseException | None) -> int:
 def reason(error: Exception) -> str:
     """The words of an error, in one line."""
     words = error.args[1] if len(error.args) > 1 else error
-    return " ".join(str(words).split()) or type(error).__name__
+    return " ".join(str(words).split())[:MOST_WORDS] or type(error).__name__
 
 
 async def open_link(url: DbUrl, database: str | None, tls: ssl.SSLContext | None) -> MysqlLink:
@@ -297,6 +302,8 @@ async def open_link(url: DbUrl, database: str | None, tls: ssl.SSLContext | None
         await connection.connect()
     except link.errors as error:
         connection.close()
+        if 0 < number_of(error) < CLIENT_ERRORS and isinstance(error, client.errors.MySQLError):
+            raise RefusedError(f"{url}: {reason(error)}") from error
         raise DatabaseError(f"{url}: {reason(error)}", transient=True) from error
     except BaseException:
         connection.close()
@@ -342,10 +349,12 @@ class MysqlLink(Link):
 
     def _failure(self, error: Exception, harmless: bool = False) -> DatabaseError:
         number = number_of(error)
+        # The server answers with its own kind of error; after any other the stream cannot be trusted, and its words
+        # may be the bytes that could not be read.
+        if not isinstance(error, self._server_error | OSError):
+            return LostError(f"{self._url}: an answer that cannot be read ({type(error).__name__})", harmless=harmless)
         text = f"{self._url}: {reason(error)}"
-        # The server answers with its own kind of error; after any other the stream cannot be trusted.
-        foreign = not (isinstance(error, self._server_error) and number)
-        if self.closed or number in GONE or foreign:
+        if self.closed or number in GONE or not number or isinstance(error, OSError):
             return LostError(text, harmless=harmless)
         return DatabaseError(text, transient=number in TRANSIENT, duplicate=number in DUPLICATE)
 
@@ -441,7 +450,10 @@ def _bound(value: int | str | datetime) -> int | str | bytes | datetime:
         try:
             value.encode()
         except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
+            try:
+                return value.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raise DatabaseError("half a pair of surrogates is no text") from None
     return str(value)
 
 

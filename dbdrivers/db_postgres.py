@@ -31,6 +31,7 @@ from opensipspy.db import (
     LostError,
     OldTable,
     PooledDatabase,
+    RefusedError,
     Replace,
     SqlText,
     Table,
@@ -50,6 +51,8 @@ DEFAULT_PORT: Final = 5432
 MAX_PREPARED: Final = 256
 """Statements kept prepared on a connection."""
 DEFAULT_CONNECTIONS: Final = 10
+MOST_WORDS: Final = 500
+"""Characters of a server's error."""
 NEEDS: Final = "db_postgres needs the Python package asyncpg: pip install 'opensipspy[postgres]'"
 
 SQL_TYPES: Final = {
@@ -224,14 +227,22 @@ async def open_link(url: DbUrl, database: str, tls: ssl.SSLContext | str | bool)
             statement_cache_size=0,
             server_settings={"application_name": "opensipspy", "client_encoding": "utf-8"},
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except asyncpg.PostgresError as error:
+        if str(error.sqlstate or "").startswith(GONE):
+            raise DatabaseError(f"{url}: {reason(error)}", transient=True) from error
+        raise RefusedError(f"{url}: {reason(error)}") from error
+    except (asyncpg.InterfaceError, OSError, ValueError) as error:
         raise DatabaseError(f"{url}: {reason(error)}", transient=True) from error
     return PostgresLink(url, connection, asyncpg)
 
 
 def reason(error: Exception) -> str:
     """The words of an error, in one line; not its details, which show the row."""
-    return " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
+    words = " ".join(str(getattr(error, "message", None) or error).split())[:MOST_WORDS]
+    if words.startswith("invalid input for query argument"):  # asyncpg; the value follows
+        why = words.rpartition(" (")[2].rstrip(")")
+        words = f"{words.partition(':')[0]}: {why}"
+    return words or type(error).__name__
 
 
 class Prepared:
@@ -423,21 +434,27 @@ def to_int(value: DbValue) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str | bytes):
-        return int(value)
-    raise ValueError(f"{value!r} is no whole number")
+        try:
+            return int(value)
+        except ValueError:
+            pass  # its words show the value
+    raise ValueError("a value for an integer column is no whole number")
 
 
 def to_float(value: DbValue) -> float:
     if isinstance(value, int | float | str):
-        return float(value)
-    raise ValueError("no number")
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass  # its words show the value
+    raise ValueError("a value for a column of numbers is none")
 
 
 def to_decimal(value: DbValue) -> Decimal:
     try:
         return Decimal(str(value))
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is no number") from error
+        raise ValueError("a value for a column of numbers is none") from error
 
 
 def to_text(value: DbValue) -> str:
@@ -458,12 +475,15 @@ def to_bool(value: DbValue) -> bool:
 
 def to_time(value: DbValue) -> datetime:
     """Local time to the second. Numbers are seconds since 1970."""
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    elif isinstance(value, int | float):
-        value = datetime.fromtimestamp(value)
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        elif isinstance(value, int | float):
+            value = datetime.fromtimestamp(value)
+    except (ValueError, OverflowError, OSError):
+        pass  # its words show the value
     if not isinstance(value, datetime):
-        raise ValueError("no time")
+        raise ValueError("a value for a column of times is none")
     if value.tzinfo is not None:
         value = value.astimezone().replace(tzinfo=None)
     return value.replace(microsecond=0)

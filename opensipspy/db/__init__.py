@@ -15,7 +15,7 @@ from .database import (
     Write,
 )
 from .driver import Databases, DbDriver
-from .errors import DatabaseError
+from .errors import DatabaseError, RefusedError
 from .migration import OldTable, old_tables
 from .pool import Limits, Link, LostError, PooledDatabase
 from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
@@ -46,6 +46,7 @@ __all__ = [
     "OldTable",
     "PooledDatabase",
     "PreparedSelect",
+    "RefusedError",
     "Replace",
     "Row",
     "SqlText",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ OPERATORS: Final = frozenset({"=", "!=", "<", "<=", ">", ">=", "like"})
 
 Watcher = Callable[[str, bool, str], None]
 """Told of a back-end that is lost or comes back: its URL without the password, whether it is available, and why not."""
+
+LONE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Halves of pairs that stand for no byte."""
 
 MAX_QUEUED_WRITES: Final = 100_000
 MAX_BATCH: Final = 500
@@ -119,6 +123,14 @@ class PreparedSelect:
         return await self._database.select(self._table, self._columns, where, limit=self._limit)
 
 
+def spelt(value: DbValue) -> DbValue:
+    r"""A value whose text every back-end can hold: what is no UTF-8 and NUL as `\xHH`."""
+    if not isinstance(value, str):
+        return value
+    data = value.encode("utf-8", "surrogatepass" if LONE.search(value) else "surrogateescape")
+    return data.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
+
 class Database(ABC):
     """One database behind one URL, shared by all modules that name it. Every operation raises `DatabaseError` only."""
 
@@ -171,8 +183,16 @@ class Database(ABC):
         await self.raw("SELECT 1")
 
     async def close(self) -> None:
-        """Write what is queued, then let go of the back-end; the object is not used again."""
-        await self.flush()
+        """Write what is queued, then let go of the back-end; the object is not used again.
+
+        Raises DatabaseError, with the number of writes that are lost, when the back-end does not take them.
+        """
+        try:
+            await self.flush()
+        except DatabaseError as error:
+            raise DatabaseError(
+                f"{error.reason} (lost writes: {len(self._queue)})", transient=error.transient
+            ) from error
 
     # --- one write at a time
 
@@ -243,6 +263,7 @@ class Database(ABC):
 
     async def _write_queue(self) -> None:
         delay = FIRST_RETRY_S
+        held_up = False
         while self._queue:
             if len(self._queue) < self.buffered_writes:
                 self._enough.clear()
@@ -254,7 +275,14 @@ class Database(ABC):
             try:
                 await self._write_some()
                 delay = FIRST_RETRY_S
-            except DatabaseError:  # note_failure told the log when the state changed
+                if held_up:
+                    held_up = False
+                    LOG.warning("%s: queued writes are taken again", self.url)
+            except DatabaseError as error:
+                # Of a back-end that is away, note_failure told the log.
+                if self.available and not held_up:
+                    held_up = True
+                    LOG.error("%s: %d writes are waiting: %s", self.url, len(self._queue), error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LONGEST_RETRY_S)
 
@@ -289,7 +317,7 @@ class Database(ABC):
             if len(batch) > 1:
                 await self._one_by_one(len(batch))
             else:
-                self._give_up(batch[0], error)
+                await self._rescue(batch[0], error)
 
     async def _are_there(self, batch: Sequence[Write]) -> bool:
         """Whether a batch, which is written as a whole or not at all, was written: its new rows are there.
@@ -315,9 +343,30 @@ class Database(ABC):
                 if error.transient:
                     self._uncertain = 1 if error.uncertain else 0
                     raise
-                self._give_up(write, error)
+                await self._rescue(write, error)
             else:
                 self._forget(1)
+
+    async def _rescue(self, write: Write, refused: DatabaseError) -> None:
+        """A row with text that the back-end cannot hold is worth more with that text spelt out than not at all.
+
+        A caller must not stay out of the accounts because of a byte in a name. Other refused writes are given up.
+        """
+        if not isinstance(write, Insert):
+            self._give_up(write, refused)
+            return
+        row = {column: spelt(value) for column, value in write.row.items()}
+        if row == dict(write.row):
+            self._give_up(write, refused)
+            return
+        try:
+            await self.execute((Insert(write.table, row),))
+        except DatabaseError as error:
+            if error.transient:
+                raise
+            self._give_up(write, refused)
+        else:
+            self._forget(1)
 
     def _give_up(self, write: Write, error: DatabaseError) -> None:
         self._forget(1)

@@ -19,3 +19,10 @@ class DatabaseError(Exception):
         self.transient = transient
         self.duplicate = duplicate
         self.uncertain = uncertain
+
+
+class RefusedError(DatabaseError):
+    """The server lives, but gives no further connection: it has too many, or the account is wrong by now."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, transient=True)

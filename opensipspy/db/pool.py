@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from opensipspy.db.database import Condition, Database, DbValue, Write
-from opensipspy.db.errors import DatabaseError
+from opensipspy.db.errors import DatabaseError, RefusedError
 from opensipspy.db.sql import SqlText
 from opensipspy.db.url import DbUrl
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 MAX_WAITING: Final = 10_000
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 5.0
+REFUSED_S: Final = 5.0
+"""How long the connections that there are do, after the server refused another."""
 CLOSE_S: Final = 1.0
 """How long a server may take to say good-bye."""
 
@@ -111,6 +113,11 @@ class PooledDatabase(Database):
         self._changed = changed
         self._idle: list[Link] = []
         self._opened = 0
+        # While the server refuses another connection: how many there may be, and until when.
+        self._most = limits.connections
+        self._most_until = 0.0
+        self._refusal: DatabaseError | None = None
+        self._refusal_told = False
         self._waiters: deque[asyncio.Future[Link | None]] = deque()
         self._tasks: set[asyncio.Task[object]] = set()
         self._returning: asyncio.Task[None] | None = None
@@ -180,9 +187,11 @@ class PooledDatabase(Database):
     async def _attempt(self, work: Callable[[Link], Awaitable[T]], repeatable: bool, what: str) -> T:
         loop = asyncio.get_running_loop()
         left = self._limits.query_attempts
+        fresh = False
         while True:
             left -= 1
-            link = await self._acquire()
+            link = await self._acquire(fresh)
+            fresh = True
             begun = loop.time()
             try:
                 async with asyncio.timeout(self._limits.query_s):
@@ -201,6 +210,10 @@ class PooledDatabase(Database):
             except DatabaseError:
                 self._release(link)
                 raise
+            except Exception as error:
+                self._drop(link)
+                if left <= 0 or not repeatable:
+                    raise self._unreadable(error, uncertain=not repeatable) from error
             except BaseException:
                 self._drop(link)
                 raise
@@ -208,6 +221,10 @@ class PooledDatabase(Database):
                 self._release(link)
                 if self._returning is None:  # else an answer from before the server went
                     self.note_success()
+                if self._refusal is not None:
+                    if not self._refusal_told:
+                        LOG.error("database %s gives no further connection: %s", self.url, self._refusal)
+                    self._refusal, self._refusal_told = None, True
                 taken = loop.time() - begun
                 self.queries += 1
                 if self._limits.slow_s and taken > self._limits.slow_s:
@@ -217,28 +234,59 @@ class PooledDatabase(Database):
 
     # --- connections
 
-    async def _acquire(self) -> Link:
+    async def _acquire(self, fresh: bool = False) -> Link:
+        """fresh: after one was lost, as others that lie idle may have been lost with it."""
         while True:
+            if fresh and self._idle:
+                self._idle.pop(0).kill()
+                self._opened -= 1
+                link = await self._acquire_new()
+                if link is not None:
+                    return link
+            fresh = False
             while self._idle:
                 link = self._idle.pop()
                 if not link.closed:
                     return link
                 self._opened -= 1
                 link.kill()
-            if self._opened < self._limits.connections:
-                self._opened += 1
-                try:
-                    return await self._open()
-                except BaseException:
-                    self._opened -= 1
-                    self._wake()
-                    raise
+            if self._opened < self._allowed():
+                link = await self._acquire_new()
+                if link is not None:
+                    return link
+                continue
             given = await self._wait()
             if given is not None and not given.closed:
                 return given
             if given is not None:
                 self._opened -= 1
                 given.kill()
+
+    def _allowed(self) -> int:
+        """How many connections there may be now."""
+        if asyncio.get_running_loop().time() < self._most_until:
+            return max(1, self._most)
+        return self._limits.connections
+
+    async def _acquire_new(self) -> Link | None:
+        """A new connection; None when the server refuses another beside those that there are."""
+        self._opened += 1
+        try:
+            return await self._open()
+        except RefusedError as error:
+            self._opened -= 1
+            if not self._opened:
+                self._wake()
+                self._lost(error)
+                raise
+            self._most = self._opened
+            self._most_until = asyncio.get_running_loop().time() + REFUSED_S
+            self._refusal = error
+            return None
+        except BaseException:
+            self._opened -= 1
+            self._wake()
+            raise
 
     async def _wait(self) -> Link | None:
         """A connection that became free; None when there is room for a new one."""
@@ -274,7 +322,11 @@ class PooledDatabase(Database):
         while True:
             left -= 1
             try:
-                return await self._open_once()
+                link = await self._open_once()
+                self._refusal_told = False
+                return link
+            except RefusedError:
+                raise  # the server answered
             except DatabaseError as error:
                 if left <= 0 or self._returning is not None:
                     self._lost(error)
@@ -286,6 +338,16 @@ class PooledDatabase(Database):
                 return await self._connect()
         except TimeoutError:
             raise DatabaseError(f"{self.url}: no connection in {self._limits.connect_s} s", transient=True) from None
+        except DatabaseError:
+            raise
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception, *, uncertain: bool = False) -> DatabaseError:
+        """Client libraries stumble over garbled answers in ways of their own. Their words may show the bytes."""
+        return DatabaseError(
+            f"{self.url}: an answer that cannot be read ({type(error).__name__})", transient=True, uncertain=uncertain
+        )
 
     def _release(self, link: Link) -> None:
         if link.closed or self._closed:

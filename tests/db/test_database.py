@@ -243,7 +243,7 @@ def test_closing_flushes_and_reports_what_failed():
         bad.write_later(row(1))
         failures = await databases.close()
         assert good.rows == [1]
-        assert [str(f) for f in failures] == ["gone"]
+        assert [str(f) for f in failures] == ["gone (lost writes: 1)"]
 
     asyncio.run(scenario())
 
