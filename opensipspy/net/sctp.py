@@ -88,6 +88,11 @@ class SctpTransport(Transport):
         # Messages of which only the beginning is there; None for one that is too long, whose rest is left out.
         self._partial: dict[Association, bytearray | None] = {}
 
+    @property
+    def associations(self) -> int:
+        """How many are open."""
+        return len(self._up)
+
     # -- listening
 
     def configure(self, socket: Socket, options: SocketOptions) -> None:

@@ -396,9 +396,9 @@ class TcpConnection(asyncio.Protocol):
         """When it is closed if nothing happens on it, in seconds of the loop's clock."""
         return max(self.last_active + self.settings.lifetime_s, self.kept_until)
 
-    def waits(self) -> bool:
-        """Whether it is us who are late, not the peer."""
-        return bool(self._rest)
+    def unread(self) -> int:
+        """Octets that have come and wait for their turn: it is us who are late, not the peer."""
+        return len(self._rest)
 
     def is_closed(self) -> bool:
         """Whether something that was called meanwhile has closed it."""
@@ -1021,7 +1021,7 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             if connection.transport is None:
                 continue
-            if connection.waits():
+            if connection.unread():
                 continue
             if 0.0 <= connection.message_since < now - connection.settings.message_time_s:
                 self.traffic.dropped_in += 1
@@ -1060,6 +1060,7 @@ class TcpTransport(Transport):
     def waiting(self) -> int:
         return sum(
             connection.pending_bytes
+            + connection.unread()
             + (connection.transport.get_write_buffer_size() if connection.transport is not None else 0)
             for connection in self._connections.values()
         )

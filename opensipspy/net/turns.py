@@ -36,6 +36,11 @@ class Turns:
         self._planned = False
         self._at_once = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many connections wait."""
+        return len(self._waiting)
+
     def allows(self) -> bool:
         """Whether one more small read may be worked on at once in this round."""
         if self._waiting or self._at_once >= READS_AT_ONCE:

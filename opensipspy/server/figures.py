@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opensipspy import sip
-from opensipspy.net import TcpTransport
+from opensipspy.net import SctpTransport, TcpTransport
 
 if TYPE_CHECKING:
     from opensipspy.management import Statistics
@@ -84,6 +84,10 @@ class Figures:
             "tcp_handshakes": (lambda: self._budget(lambda t: t.budget.handshakes), "Handshakes of peers going on."),
             "tcp_send_errors": (lambda: self._streams("send_errors"), "Messages that could not be sent."),
             "tcp_dropped_out": (lambda: self._streams("dropped_out"), "Peers given up as they did not read."),
+            "tcp_turns": (lambda: self._budget(lambda t: t.turns.waiting), "Connections that wait for their turn."),
+            "sctp_associations": (lambda: self._sctp(lambda t: t.associations), "Open SCTP associations."),
+            "sctp_associations_refused": (lambda: self._traffic("sctp", "refused"), "Associations beyond the limit."),
+            "sctp_send_errors": (lambda: self._traffic("sctp", "send_errors"), "Messages the system refused."),
         }
         for name, (function, text) in gauges.items():
             self._stats.computed("server", name, function, help=text)
@@ -112,6 +116,10 @@ class Figures:
 
     def _tcp(self, figure: Callable[[TcpTransport], int]) -> int:
         return sum(figure(transport) for transport in self._server.network.streams())
+
+    def _sctp(self, figure: Callable[[SctpTransport], int]) -> int:
+        transport = self._server.network.transport(sip.PROTO_SCTP)
+        return figure(transport) if isinstance(transport, SctpTransport) else 0
 
     def _budget(self, figure: Callable[[TcpTransport], int]) -> int:
         """What all protocols over TCP have in common."""

@@ -252,6 +252,7 @@ def test_too_many_associations(monkeypatch: pytest.MonkeyPatch) -> None:
         await settled(lambda: bool(one.aborted))
         assert one.aborted == [(9, "127.0.0.1")]
         assert made.transport.traffic.refused == 1
+        assert made.transport.associations == 2
         assert not made.reaches(third)
         first.becomes(SHUT)
         third.becomes(UP, association=10)
@@ -335,6 +336,7 @@ def test_a_call_over_sctp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
             carried = (await callee.receive()).decode()
             assert carried.split("\r\n")[1].startswith(f"Via: SIP/2.0/SCTP 127.0.0.1:{sctp_port};branch=z9hG4bK")
             callee.becomes(UP)
+            await settled(lambda: made.stat("server:sctp_associations") == 1)
             callee.send(sip.build_reply(sip.parse_message(carried.encode(), PEER, SOCKET), 200, "OK", "t1"))
             assert (await caller.receive()).startswith("SIP/2.0 200 OK")
             caller.send(house.request("MESSAGE", ruri="sip:b@127.0.0.1", branch="z9hG4bK2", cseq=2))

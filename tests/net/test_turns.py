@@ -45,6 +45,7 @@ def test_one_part_of_each_after_the_other(loop: str, monkeypatch: pytest.MonkeyP
         queue.wait(Worker("b", 1, done, lambda: queue.wait(Worker("c", 2, done))))
         assert done == []
         assert not queue.allows(), "nobody passes those who wait"
+        assert queue.waiting == 2
         await settled(lambda: len(done) == 7)
         assert done == ["a", "b", "a", "c", "a", "c", "a"]
         assert queue.allows()
