@@ -250,7 +250,7 @@ class TcpConnection(asyncio.Protocol):
         self._rest += data
         if not waits and self.transport is not None:
             self.transport.pause_reading()
-            owner.turns.wait(self)
+            owner.turns.wait(self, little=len(data) <= SLICE_BYTES)
 
     def work_on(self) -> bool:
         """Work on a part of what waits; whether there is more."""

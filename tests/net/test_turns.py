@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from opensipspy.net import turns
-from opensipspy.net.turns import READS_AT_ONCE, SLICE_BYTES, Turns
+from opensipspy.net.turns import LITTLE_BEFORE_MUCH, READS_AT_ONCE, SLICE_BYTES, Turns
 from opensipspy.sip import Peer, Socket
 from tests.net.test_tcp import MESSAGE, ends, read
 from tests.server.house import play, settled
@@ -41,14 +41,32 @@ def test_one_part_of_each_after_the_other(loop: str, monkeypatch: pytest.MonkeyP
     async def scene() -> None:
         queue = Turns(asyncio.get_running_loop())
         done: list[str] = []
-        queue.wait(Worker("a", 4, done))
-        queue.wait(Worker("b", 1, done, lambda: queue.wait(Worker("c", 2, done))))
+        queue.wait(Worker("a", 4, done), little=False)
+        queue.wait(Worker("b", 1, done, lambda: queue.wait(Worker("c", 2, done), little=False)), little=False)
         assert done == []
         assert not queue.allows(), "nobody passes those who wait"
         assert queue.waiting == 2
         await settled(lambda: len(done) == 7)
         assert done == ["a", "b", "a", "c", "a", "c", "a"]
         assert queue.allows()
+
+    play(loop, scene)
+
+
+def test_who_has_little_comes_first_but_not_for_ever(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that asks for little is not behind hundreds that flood, and they have their turn too."""
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+
+    async def scene() -> None:
+        queue = Turns(asyncio.get_running_loop())
+        done: list[str] = []
+        for _ in range(3):
+            queue.wait(Worker("much", 2, done), little=False)
+        for _ in range(2 * LITTLE_BEFORE_MUCH):
+            queue.wait(Worker("little", 1, done), little=True)
+        await settled(lambda: not queue.waiting)
+        eight = ["little"] * LITTLE_BEFORE_MUCH
+        assert done == [*eight, "much", *eight, *["much"] * 5]
 
     play(loop, scene)
 
