@@ -13,8 +13,8 @@ HIGHEST: Final = 256
 DIGITS: Final = 10
 """A longer number is no hop count; it would only cost time to read."""
 UNREADABLE: Final = -2
-NEW_VALUE: Final = "maxfwd"
-"""Key in `run.ctx`: the value that leaves with the message once it was processed."""
+SHORT: Final = tuple(str(value) for value in range(HIGHEST + 1))
+"""Each value as text: as many requests as wait may have the same."""
 
 
 def hops_left(msg: Message) -> int:
@@ -56,20 +56,20 @@ class MaxFwd(Module):
         """
         left = hops_left(run.msg)
         if left > 0:
-            if NEW_VALUE not in run.ctx:
+            if run.max_forwards < 0:
                 value = min(left - 1, self.max_limit)
                 start, end = run.msg.value_place(H_MAX_FORWARDS)
-                run.edits.replace(start, end, str(value))
-                run.ctx[NEW_VALUE] = value
+                run.edits.replace(start, end, SHORT[value])
+                run.max_forwards = value
             return 1
         if left == 0:
             return -1
         if left == UNREADABLE or not 0 <= max_value <= HIGHEST:
             return -2
-        if NEW_VALUE not in run.ctx:
+        if run.max_forwards < 0:
             value = min(max_value, self.max_limit)
             run.edits.append(f"Max-Forwards: {value}\r\n")
-            run.ctx[NEW_VALUE] = value
+            run.max_forwards = value
         return 2
 
     @script_function(routes=REQUEST | FAILURE | BRANCH)
@@ -78,8 +78,8 @@ class MaxFwd(Module):
 
         Returns 1 when it is less, -1 when it is not, -2 without the header, -3 when it is unreadable.
         """
-        value = run.ctx.get(NEW_VALUE)
-        if not isinstance(value, int):
+        value = run.max_forwards
+        if value < 0:
             value = hops_left(run.msg)
             if value < 0:
                 return -2 if value == -1 else -3

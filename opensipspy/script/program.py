@@ -17,7 +17,6 @@ from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import INDEX_ALL, Run, Value, VarRef
 from opensipspy.script.varsyntax import FormatString, VarSpec, parse_format_text, parse_variable
 
-MAX_ROUTE_DEPTH: Final = 100
 MOST_FIXUPS_KEPT: Final = 1000
 # $err.class and $err.level of a failed assert.
 ASSERT_ERROR: Final = 4
@@ -130,23 +129,6 @@ class Program:
 # -- what the code calls
 
 
-def enter(run: Run, kind: int, name: str, params: tuple[Value, ...]) -> bool:
-    """Begin a called route; False when routes call each other too deep, which ends the script."""
-    if len(run.route_stack) >= MAX_ROUTE_DEPTH:
-        runtime.report(run, f"routes call each other more than {MAX_ROUTE_DEPTH} deep at route[{name}]")
-        run.exited = True
-        return False
-    run.route_stack.append((kind, name))
-    run.params.append(params)
-    return True
-
-
-def leave(run: Run) -> None:
-    """End a called route."""
-    run.route_stack.pop()
-    run.params.pop()
-
-
 def as_text(value: Value) -> str | None:
     """A value for a string parameter."""
     return str(value) if isinstance(value, int) else value
@@ -240,8 +222,8 @@ def start_in_background(run: Run, work: Callable[[Run], Coroutine[Any, Any, obje
 
 
 HELPERS: Final[dict[str, object]] = {
-    "_enter": enter,
-    "_leave": leave,
+    "_enter": runtime.enter,
+    "_leave": runtime.leave,
     "_text": as_text,
     "_int": as_int,
     "_code": as_code,

@@ -72,6 +72,7 @@ class Run:
     `return(code, a, b, ...)`.
     via_flags: VIA_* bits. advertised_address ("" none), advertised_port (0 none): what our Via shows for this message.
     reply_edits: header lines, each with CRLF, for replies made here to this request. handled: a reply or a copy left.
+    max_forwards: what leaves in Max-Forwards once the script has counted it down, -1 before.
     Views of one run (`for_branch`) share its avps, vars, ctx and reply_edits.
     """
 
@@ -100,6 +101,7 @@ class Run:
         "exited",
         "handled",
         "kind",
+        "max_forwards",
         "msg",
         "msg_flags",
         "path",
@@ -139,6 +141,7 @@ class Run:
         self.advertised_address: str = ""
         self.advertised_port: int = 0
         self.edits: Edits = Edits()
+        self.max_forwards: int = -1
         self.retcode: int = 1
         self.handled: bool = False
         self.dropped: bool = False
@@ -268,6 +271,7 @@ class Run:
         view.branch_index = index
         view.msg_flags = self.msg_flags
         view.via_flags = self.via_flags
+        view.max_forwards = self.max_forwards
         view.advertised_address = self.advertised_address
         view.advertised_port = self.advertised_port
         view.edits = self.edits.fork()
@@ -282,6 +286,18 @@ class Run:
         self._avps = origin._avps
         self._vars = origin._vars
         self._ctx = origin._ctx
+
+    def rest(self) -> None:
+        """Take as little room as possible: the request waits, perhaps for long, and no route is at work on it."""
+        if not self._branches:
+            self._branches = None
+        if not self._params:
+            self._params = None
+        if not self._route_stack:
+            self._route_stack = None
+        notes = self.edits.notes
+        if notes is not None:
+            self.edits.notes = notes[:]
 
     def for_reply(self, reply: Message, kind: int = kinds.ONREPLY) -> Run:
         """The view of a reply to this request: `$avp`, flags and transaction shared, the reply as message."""

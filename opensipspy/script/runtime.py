@@ -24,6 +24,7 @@ from opensipspy.script.kinds import kind_keyword
 from opensipspy.script.patterns import Pattern, PatternCache
 from opensipspy.script.run import Run, Value
 
+MAX_ROUTE_DEPTH: Final = 100
 # Key in `Run.ctx` of what script_trace() asked for.
 TRACE: Final = "core.trace"
 
@@ -103,6 +104,24 @@ def report(run: Run, reason: str, level: int = L_ERR) -> None:
     if run.services is not None:
         where = position()
         run.services.log(level, f"{where}: {reason}{circumstances(run)}" if where else reason + circumstances(run))
+
+
+def enter(run: Run, kind: int, name: str, params: tuple[Value, ...]) -> bool:
+    """Begin a called route; False when routes call each other too deep, which ends the script."""
+    stack = run.route_stack
+    if len(stack) >= MAX_ROUTE_DEPTH:
+        report(run, f"routes call each other more than {MAX_ROUTE_DEPTH} deep at route[{name}]")
+        run.exited = True
+        return False
+    stack.append((kind, name))
+    run.params.append(params)
+    return True
+
+
+def leave(run: Run) -> None:
+    """End a called route."""
+    run.route_stack.pop()
+    run.params.pop()
 
 
 def circumstances(run: Run) -> str:

@@ -203,6 +203,10 @@ class Message:
             return f"Message({self.method} {self.ruri})"
         return f"Message({self.status} {self.reason})"
 
+    def received(self) -> bytes:
+        """The bytes that it was read from, up to the end of the body."""
+        return self.head.encode("utf-8", "surrogateescape") + b"\r\n" + self.body
+
     def forget_parsed(self) -> None:
         """Let go of what was parsed, the places of the headers included; it is parsed again when it is asked for again.
         More than half of the memory of a request that only waits for its answer."""

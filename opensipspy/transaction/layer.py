@@ -79,6 +79,10 @@ class Hooks:
     def resent_request(self, client: Client) -> None:
         """A request was retransmitted; `client.sends` counts."""
 
+    def trying(self, transaction: Transaction) -> bytes:
+        """The 100 once more that was sent by itself, b"" when that cannot be."""
+        return b""
+
     def waits_no_more(self, client: Client) -> None:
         """A request over a reliable transport has its final response, or was given up; called once or more often."""
 
@@ -252,8 +256,11 @@ class TransactionLayer:
                 transaction.last_reply = data
                 self.hooks.send_reply(transaction, data)
             elif effect == t_.RESEND:
-                if transaction.last_reply:
-                    self.hooks.send_reply(transaction, transaction.last_reply)
+                last = transaction.last_reply
+                if not last and transaction.uas_status == 100:
+                    last = self.hooks.trying(transaction)
+                if last:
+                    self.hooks.send_reply(transaction, last)
                     if event == t_.TIMER_G:
                         self.hooks.resent_reply(transaction)
             elif effect == t_.START_G:
@@ -299,7 +306,10 @@ class TransactionLayer:
         if len(transaction.branches) >= MAX_BRANCHES:
             return None
         branch = Branch(transaction, len(transaction.branches), uri)
-        transaction.branches.append(branch)
+        if transaction.branches:
+            transaction.branches.append(branch)
+        else:
+            transaction.branches = [branch]  # mostly the only one: without room for more
         return branch
 
     def add_phony(self, transaction: Transaction, now: float) -> Branch | None:
@@ -409,8 +419,10 @@ class TransactionLayer:
                     asked |= _FAILED
             elif effect == t_.RESEND:
                 client.sends += 1
-                self.hooks.send_request(client, client.data)
+                self.hooks.send_request(client, client.sent())
                 self.hooks.resent_request(client)
+                if client.sends == 2 and client.invite:
+                    client.fold()
             elif effect == t_.START_A or effect == t_.START_E:
                 if not client.reliable:
                     client.resend_s = settings.t1_s
@@ -439,14 +451,14 @@ class TransactionLayer:
         if client.reliable and client.state >= t_.ABANDONED:
             self.hooks.waits_no_more(client)
         if client.state == t_.TERMINATED:
-            client.data = b""
+            client.drop_data()
             client.ack = b""
             self._wheel.disarm(client)
             if not asked:
                 self._end(client.transaction, now)
         else:
             if client.state == t_.ACCEPTED or (client.state == t_.COMPLETED and not client.invite):
-                client.data = b""
+                client.drop_data()
             self._wheel.arm(client)
         return asked
 
@@ -473,11 +485,11 @@ class TransactionLayer:
     def _send_ack(self, client: Client, msg: Message | None) -> None:
         if not client.ack and msg is not None and client.data:
             try:
-                client.ack = build_ack(client.data, msg, client.transaction.headers)
+                client.ack = build_ack(client.sent(), msg, client.transaction.headers)
             except ParseError:
                 # The script made its copy of the request unreadable; the peer cannot have understood it either.
                 return
-            client.data = b""
+            client.drop_data()
         if client.ack:
             self.hooks.send_request(client, client.ack)
 
@@ -488,7 +500,7 @@ class TransactionLayer:
         branch.cancelled = True
         transaction = branch.transaction
         try:
-            data = build_cancel(branch.data, transaction.cancel_reason + transaction.headers)
+            data = build_cancel(branch.sent(), transaction.cancel_reason + transaction.headers)
         except ParseError:
             return
         cancel = Client(transaction, False)
@@ -647,7 +659,8 @@ class TransactionLayer:
             return
         if client.data:
             try:
-                client.data = shorten_sent(client.data)
+                client.data = shorten_sent(client.sent())
+                client.rest = None
             except ParseError:
                 return  # what the script made of its copy is kept as it is
         self.hooks.rests(branch)

@@ -69,15 +69,64 @@ class Settings:
         self.answer_non_invite_timeout: bool = False
 
 
+# Less is not worth an object of its own.
+_LEAST_SAVED: Final = 128
+
+
+@mypyc_attr(acyclic=True)
+class Rest:
+    """What a request that left has in common with the one that was received: two runs of text, and what stands between.
+
+    Most copies differ in their start line, our Via and Max-Forwards, at or near the top. begin: where the common text
+    begins in the copy. saved: whether enough is in common; the rest is undefined otherwise.
+    """
+
+    __slots__ = ("_end", "_from", "_middle", "_second", "_source", "begin", "saved")
+
+    def __init__(self, source: Message, data: bytes) -> None:
+        self._source: Message = source
+        received = source.received()
+        second = common_end(received, data)
+        # The line in which they differ stays as it is, and all above is compared anew.
+        line = data.rfind(b"\n", 0, len(data) - second) + 1
+        end = received.rfind(b"\n", 0, len(received) - second) + 1
+        first = common_end(received[:end], data[:line])
+        self.begin: int = line - first
+        self._from: int = end - first
+        self._end: int = end
+        self._middle: bytes = data[line : len(data) - second]
+        self._second: int = len(received) - second
+        self.saved: bool = first + second >= _LEAST_SAVED and data[self.begin :] == self.text()
+
+    def text(self) -> bytes:
+        """The part of the copy behind `begin`."""
+        received = self._source.received()
+        return received[self._from : self._end] + self._middle + received[self._second :]
+
+
+def common_end(one: bytes, other: bytes) -> int:
+    """How many bytes at the end of both are the same."""
+    least = 0
+    most = min(len(one), len(other))
+    while least < most:
+        size = (least + most + 1) // 2
+        if one[len(one) - size :] == other[len(other) - size :]:
+            least = size
+        else:
+            most = size - 1
+    return least
+
+
 @mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
 class Client(Timed):
     """A client transaction: a request that was sent and waits for its final response.
 
-    data: the request as it left, b"" when it cannot be needed again. target: where it went (opaque here).
-    reliable: whether the transport retransmits by itself. sends: how often the request left.
+    data: the request as it left, b"" when it cannot be needed again; only its beginning when there is a `rest`.
+    target: where it went (opaque here). reliable: whether the transport retransmits by itself. sends: how often the
+    request left.
     """
 
-    __slots__ = ("ack", "branch", "data", "invite", "reliable", "sends", "state", "target", "transaction")
+    __slots__ = ("ack", "branch", "data", "invite", "reliable", "rest", "sends", "state", "target", "transaction")
 
     def __init__(self, transaction: Transaction, invite: bool) -> None:
         super().__init__()
@@ -87,9 +136,29 @@ class Client(Timed):
         self.invite: bool = invite
         self.reliable: bool = False
         self.data: bytes = b""
+        self.rest: Rest | None = None
         self.ack: bytes = b""
         self.target: Any = None
         self.sends: int = 0
+
+    def sent(self) -> bytes:
+        """The request as it left."""
+        return self.data if self.rest is None else self.data + self.rest.text()
+
+    def fold(self) -> None:
+        """Keep only what tells the request as it left from the one that was received: nobody answers, and it stays."""
+        request = self.transaction.request
+        if request is None or self.rest is not None:
+            return
+        rest = Rest(request, self.data)
+        if rest.saved:
+            self.data = self.data[: rest.begin]
+            self.rest = rest
+
+    def drop_data(self) -> None:
+        """The request cannot be needed again."""
+        self.data = b""
+        self.rest = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
@@ -310,4 +379,4 @@ class Transaction(Timed):
             branch.attrs = None
             branch.avps = None
             if branch.state == TERMINATED:
-                branch.data = b""
+                branch.drop_data()

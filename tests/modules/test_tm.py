@@ -1468,3 +1468,61 @@ def test_each_provisional_starts_the_wait_again_unless_told_otherwise(restart: i
         bench.answer(invite, 180, "Ringing")
         bench.core.advance(4)
     assert ("CANCEL 192.0.2.20" in bench.words()) == timed_out
+
+
+@pytest.mark.parametrize("edit", ["nothing", "one line", "the body"])
+def test_a_request_that_nobody_answers_leaves_each_time_as_the_first(edit: str) -> None:
+    """RFC 3261 §17.1.1.2: the very same request; only what tells it from the received one is kept meanwhile."""
+    bench = TmBench()
+    text = "X-A: \u00fc\r\nSubject: two\r\n lines\r\n" + "".join(f"X-{i}: {'v' * 20}\r\n" for i in range(8))
+    run = bench.run(headers=text, body="v=0\r\n" * 20)
+    if edit == "one line":
+        start, end = run.msg.value_place(sip.H_MAX_FORWARDS)
+        run.edits.replace(start, end, "69")
+    elif edit == "the body":
+        run.edits.set_body(b"changed", None)
+    assert bench.call("t_relay", run) == 1
+    bench.end(run)
+    first = bench.core.sent[-1].data
+    bench.core.sent.clear()
+    bench.core.advance(29)
+    run.edits.append("X-Late: not in this copy\r\n")
+    assert [one.data for one in bench.core.sent] == [first] * 5
+    branch = bench.transaction(run).branches[0]
+    folded = edit != "the body"
+    assert (branch.rest is not None, len(branch.data) < len(first)) == (folded, folded)
+    # Who takes the call late is cancelled, and acknowledged, as if all were there.
+    invite = sip.parse_message(first, bench.core.sent[0].target.peer, bench.core.sent[0].target.socket)
+    bench.core.sent.clear()
+    bench.core.advance(2)
+    assert bench.words() == ["408", "408"]  # the second by timer G
+    bench.answer(invite, 180)
+    (cancel,) = bench.take()
+    assert (cancel.method, cancel.ruri, cancel.via.branch) == ("CANCEL", invite.ruri, invite.via.branch)
+    bench.answer(invite, 487)
+    (ack,) = bench.take()
+    assert (ack.method, ack.via.branch, ack.to_tag) == ("ACK", invite.via.branch, "b1")
+    bench.run_out()
+
+
+def test_the_100_that_was_sent_by_itself_leaves_again_as_the_first() -> None:
+    """RFC 3261 §17.2.1: a retransmission of the request has the last provisional response again."""
+    bench = TmBench()
+    run = bench.invite()
+    first = bench.core.sent[0].data
+    bench.core.advance(5)
+    for _ in range(2):
+        bench.core.sent.clear()
+        assert bench.call("t_newtran", bench.run()) == 0
+        assert [one.data for one in bench.core.sent] == [first]
+    assert bench.transaction(run).last_reply == b""
+
+
+def test_a_100_of_the_script_is_what_leaves_again() -> None:
+    bench = TmBench()
+    run = bench.invite()
+    assert bench.call("t_reply", run, 100, "Wait a little") == 1
+    first = bench.core.sent[-1].data
+    bench.core.sent.clear()
+    assert bench.call("t_newtran", bench.run()) == 0
+    assert [one.data for one in bench.core.sent] == [first]

@@ -101,6 +101,8 @@ MOST_TRANSACTIONS: Final = 200_000
 
 RETRY_AFTER_S: Final = 5
 
+TRYING_REASON: Final = "Giving it a try"
+
 MAX_HEADERS: Final = 16384
 """Most characters of header lines that a script may attach to one transaction."""
 
@@ -272,8 +274,8 @@ class Flow(Hooks):
         self._take_armed(run, transaction)
         self.tm.count_uas()
         self.fire(REQUEST_IN, transaction, run, None, 0)
-        if transaction.invite and self.tm.auto_100trying:
-            self.reply_locally(transaction, 100, "Giving it a try")
+        if transaction.invite and self.tm.auto_100trying and self.reply_locally(transaction, 100, TRYING_REASON):
+            transaction.last_reply = b""  # `trying` makes it once more
         self.arm()
         return 1
 
@@ -1159,12 +1161,30 @@ class Flow(Hooks):
         request = client.transaction.request
         if request is not None and client.sends == 2:
             # The next hop is slow or gone: this may take long.
-            request.forget_parsed()
+            self._rest(client.transaction, request)
+
+    def trying(self, transaction: Transaction) -> bytes:
+        request = transaction.request
+        if request is None:
+            return b""
+        warned = warning(self.core, request) if self._warns else ""
+        data = sip.build_reply(request, 100, TRYING_REASON, "", warned, b"", "", self._server_line)
+        request.forget_parsed()
+        return data
 
     def rests(self, branch: Branch) -> None:
         transaction = branch.transaction
-        if transaction.request is not None and not transaction.busy:
-            transaction.request.forget_parsed()
+        if transaction.request is not None:
+            self._rest(transaction, transaction.request)
+
+    def _rest(self, transaction: Transaction, request: Message) -> None:
+        """What takes memory is dropped while nothing happens."""
+        if transaction.busy:
+            return
+        request.forget_parsed()
+        run: Run | None = transaction.run
+        if run is not None:
+            run.rest()
 
     def resent_reply(self, transaction: Transaction) -> None:
         self.tm.count_resent_reply()
