@@ -352,7 +352,7 @@ class Resolver:
         places: list[Place] = []
         for owner, transport in services:
             records = yield (owner, "SRV")
-            for record in self._srv_order(records)[:MOST_TARGETS]:
+            for record in self._srv_order(records):
                 if record.target in ("", "."):
                     continue
                 places += yield from self._at_address(record.target.lower(), record.port, transport, required=False)
@@ -386,18 +386,23 @@ class Resolver:
         ]
 
     def _srv_order(self, records: Sequence[Record]) -> list[Record]:
-        """By priority, and inside one priority drawn by weight (RFC 2782)."""
+        """The first MOST_TARGETS by priority, and inside one priority drawn by weight (RFC 2782)."""
         ordered: list[Record] = []
         for priority in sorted({record.priority for record in records}):
             left = [record for record in records if record.priority == priority]
             left.sort(key=lambda record: record.weight > 0)
+            total = sum(record.weight for record in left)
             while left:
-                drawn = self._random.randint(0, sum(record.weight for record in left))
+                if len(ordered) == MOST_TARGETS:
+                    # Somebody else's answer may hold thousands.
+                    return ordered
+                drawn = self._random.randint(0, total)
                 running = 0
                 for index, record in enumerate(left):
                     running += record.weight
                     if running >= drawn:
                         ordered.append(left.pop(index))
+                        total -= record.weight
                         break
         return ordered
 

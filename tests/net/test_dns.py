@@ -222,6 +222,26 @@ def test_a_zone_cannot_make_us_ask_without_end() -> None:
     assert len(zone.asked) < 50
 
 
+def test_thousands_of_equal_servers_cost_no_more_than_some() -> None:
+    """RFC 2782: all of one priority; only as many are drawn as would be tried, however long the answer is."""
+
+    class Counting(Random):
+        drawn = 0
+
+        def randint(self, a: int, b: int) -> int:
+            self.drawn += 1
+            return super().randint(a, b)
+
+    many = [srv(f"h{n}.example.com", 5060, 1, n % 7) for n in range(5000)]
+    records: dict[tuple[str, str], list[Record] | Exception] = {("_sip._udp.example.com", "SRV"): many}
+    records |= {(f"h{n}.example.com", "A"): [a("192.0.2.1")] for n in range(5000)}
+    counting = Counting(1)
+    zone = Zone(records)
+    found = locate(Resolver(zone, ResolverSettings(), Clock(), counting), "example.com", 0, UDP)
+    assert len(found) == counting.drawn == 32
+    assert len(zone.asked) == 33
+
+
 def test_srv_targets_without_addresses_are_limited_too() -> None:
     many = [srv(f"h{n}.example.com", 5060, n) for n in range(1000)]
     made, zone, _ = resolver({("_sip._udp.example.com", "SRV"): many})
