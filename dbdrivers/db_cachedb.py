@@ -52,6 +52,7 @@ from opensipspy.db import (
     as_int,
     as_text,
     missing_tables,
+    octets,
 )
 from opensipspy.module import Module, Param
 
@@ -221,7 +222,7 @@ def cast(column: Column | None, name: str, value: DbValue) -> DbValue:
     except ValueError as error:
         raise DatabaseError(f"column {name} is of type {column.type}: {error}") from error
     text = as_text(value)
-    return text.encode("utf-8", "surrogateescape") if column.type == "binary" else text
+    return octets(text) if column.type == "binary" else text
 
 
 class DbCachedb(Module, DbDriver):

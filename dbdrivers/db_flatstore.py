@@ -12,6 +12,7 @@ is taken away again; writes that nobody waits for stay queued and are tried agai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from opensipspy.db import Condition, Database, DatabaseError, DbDriver, DbUrl, DbValue, Insert, Table, Write
+from opensipspy.db import Condition, Database, DatabaseError, DbDriver, DbUrl, DbValue, Insert, Table, Write, octets
 from opensipspy.management.registry import Json
 from opensipspy.module import Module, Param, ParamError, mi_command
 from opensipspy.module.blank import blank_run
@@ -99,12 +100,15 @@ class FlatDatabase(Database):
         if value is None:
             return ""
         if isinstance(value, datetime):
-            return str(int(value.timestamp()))
+            try:
+                return str(int(value.timestamp()))
+            except (ValueError, OverflowError):
+                raise DatabaseError(f"{self.url}: a time that no clock shows") from None
         if isinstance(value, float):
             return f"{value:f}"
         if isinstance(value, int):
             return str(int(value))
-        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        data = value if isinstance(value, bytes) else octets(str(value))
         return data.decode("latin-1").translate(self._escapes)
 
     def _path(self, table: str) -> str:
@@ -127,8 +131,9 @@ class FlatDatabase(Database):
                     os.fdatasync(handle)
         except OSError as error:
             if not self._driver.single_file:  # other programs may have appended to a shared file
-                for handle, before in done:
-                    os.ftruncate(handle, before)
+                with contextlib.suppress(OSError):
+                    for handle, before in done:
+                        os.ftruncate(handle, before)
             raise DatabaseError(f"{self.url}: {error.strerror}", transient=True) from error
 
     def _open(self, path: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import re
 from base64 import b64encode
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
@@ -34,6 +35,7 @@ from opensipspy.db import (
     Table,
     Update,
     Write,
+    octets,
 )
 from opensipspy.module import Module, Param, ParamError, StartError
 
@@ -41,6 +43,9 @@ T = TypeVar("T")
 
 NEEDS: Final = "db_http needs the Python package aiohttp: pip install 'opensipspy[http]'"
 MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_CELLS: Final = 1_000_000
+LARGE: Final = 64 * 1024
+"""Characters of an answer that is read beside the event loop: others do not wait for it."""
 MOST_CONNECTIONS: Final = 20
 TRANSIENT: Final = frozenset({408, 425, 429, 502, 503, 504})
 UNAUTHORIZED: Final = 401
@@ -67,31 +72,42 @@ class Dialect:
         rows: list[list[str]] = []
         row: list[str] = []
         cell: list[str] = []
-        at = 0
-        inside = False
-        while at < len(text):
-            char = text[at]
-            at += 1
+        special = re.compile("[" + re.escape(self.field + self.row + self.quote) + "]")
+        cells = at = 0
+        while (found := special.search(text, at)) is not None:
+            start = found.start()
+            if start > at:
+                cell.append(text[at:start])
+            at = start + 1
+            char = text[start]
             if char == self.quote:
-                if inside and text.startswith(self.quote, at):
-                    cell.append(char)
-                    at += 1
-                else:
-                    inside = not inside
-            elif inside or char not in (self.field, self.row):
-                cell.append(char)
-            else:
-                row.append("".join(cell))
-                cell.clear()
-                if char == self.row:
-                    rows.append(row)
-                    row = []
-        if inside:
-            raise ValueError("a quote is not closed")
+                at = self._quoted(text, at, cell)
+                continue
+            cells += 1
+            if cells > MOST_CELLS:
+                raise ValueError(f"there are more than {MOST_CELLS} cells")
+            row.append("".join(cell))
+            cell.clear()
+            if char == self.row:
+                rows.append(row)
+                row = []
+        if at < len(text):
+            cell.append(text[at:])
         if cell or row:
             row.append("".join(cell))
             rows.append(row)
         return rows
+
+    def _quoted(self, text: str, at: int, cell: list[str]) -> int:
+        """Read on behind a quote; returns where its text ends. Raises ValueError."""
+        while (end := text.find(self.quote, at)) >= 0:
+            cell.append(text[at:end])
+            at = end + 1
+            if not text.startswith(self.quote, at):
+                return at
+            cell.append(self.quote)
+            at += 1
+        raise ValueError("a quote is not closed")
 
 
 def value_of(kind: str, text: str) -> DbValue:
@@ -99,7 +115,7 @@ def value_of(kind: str, text: str) -> DbValue:
     if kind in ("string", "str"):
         return text
     if kind == "blob":
-        return text.encode("utf-8", "surrogateescape")
+        return octets(text)
     if not text:
         return None
     if kind in ("int", "integer", "bigint"):
@@ -119,7 +135,7 @@ def encoded(value: DbValue) -> str:
         return quote(value, safe="")
     if isinstance(value, datetime):
         value = value.isoformat(" ", "seconds")
-    return quote(str(value), safe="", encoding="utf-8", errors="surrogateescape")
+    return quote(octets(str(value)), safe="")
 
 
 class HttpDatabase(Database):
@@ -265,7 +281,12 @@ class HttpDatabase(Database):
         self.note_success()
         return result
 
-    def _rows(self, text: str) -> list[tuple[DbValue, ...]]:
+    async def _rows(self, text: str) -> list[tuple[DbValue, ...]]:
+        if len(text) <= LARGE:
+            return self._rows_of(text)
+        return await asyncio.get_running_loop().run_in_executor(None, self._rows_of, text)
+
+    def _rows_of(self, text: str) -> list[tuple[DbValue, ...]]:
         if not text:
             return []
         try:
@@ -291,7 +312,7 @@ class HttpDatabase(Database):
         if order:
             NAMES.select(table, (), (), order, 0)  # refuses what is no order
             form.append(("o", quote(order, safe="")))
-        rows = self._rows(await self._run(self._ask("GET", table, form)))
+        rows = await self._rows(await self._run(self._ask("GET", table, form)))
         return rows[:limit] if limit else rows
 
     async def execute(self, writes: Sequence[Write]) -> list[int]:
@@ -309,7 +330,7 @@ class HttpDatabase(Database):
         if args:
             raise DatabaseError(f"{self.url}: a raw query of this protocol takes no arguments beside it")
         form = [("q", quote(sql, safe="")), ("query_type", "custom")]
-        return self._rows(await self._run(self._ask("GET", "", form)))
+        return await self._rows(await self._run(self._ask("GET", "", form)))
 
     async def ping(self) -> None:
         await self.table_version("version")

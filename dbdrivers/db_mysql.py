@@ -42,6 +42,7 @@ from opensipspy.db import (
     literal,
     missing_tables,
     old_tables,
+    sendable,
 )
 from opensipspy.module import Event, Module, Param, StartError, Wants
 from opensipspy.module.tls import TlsDomains
@@ -446,15 +447,7 @@ def _bound(value: int | str | datetime) -> int | str | bytes | datetime:
         if value.tzinfo is not None:
             value = value.astimezone().replace(tzinfo=None)
         return value.replace(microsecond=0)
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            try:
-                return value.encode("utf-8", "surrogateescape")
-            except UnicodeEncodeError:
-                raise DatabaseError("half a pair of surrogates is no text") from None
-    return str(value)
+    return sendable(str(value))
 
 
 def rows_of(result: Any) -> list[tuple[DbValue, ...]]:

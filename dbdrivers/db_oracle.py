@@ -40,6 +40,7 @@ from opensipspy.db import (
     as_db_value,
     check_single,
     numbered_marks,
+    sendable,
 )
 from opensipspy.module import Module, Param, ParamError, StartError
 
@@ -78,12 +79,7 @@ def bound(value: DbValue) -> Any:
     """A value as Oracle takes it: times to the second."""
     if isinstance(value, datetime):
         return value.replace(microsecond=0)
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
-    return value
+    return sendable(value) if isinstance(value, str) else value
 
 
 class OracleLink(Link):

@@ -42,6 +42,7 @@ from opensipspy.db import (
     literal,
     missing_tables,
     numbered_marks,
+    octets,
     old_tables,
 )
 from opensipspy.module import Module, Param, StartError, Wants
@@ -466,7 +467,7 @@ def to_text(value: DbValue) -> str:
 
 
 def to_bytes(value: DbValue) -> bytes:
-    return value if isinstance(value, bytes) else to_text(value).encode("utf-8", "surrogateescape")
+    return value if isinstance(value, bytes) else octets(to_text(value))
 
 
 def to_bool(value: DbValue) -> bool:

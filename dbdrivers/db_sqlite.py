@@ -43,6 +43,7 @@ from opensipspy.db import (
     literal,
     missing_tables,
     old_tables,
+    sendable,
 )
 from opensipspy.module import Module, Param
 
@@ -213,7 +214,7 @@ class SqliteDatabase(Database):
                 return None
             self._steps = 0
             rows: list[tuple[DbValue, ...]] = reader.execute(sql, args).fetchmany(MAX_ROWS_IN_LOOP + 1)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError) as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
                 self._statements[sql] = False
             else:
@@ -354,7 +355,11 @@ class PreparedSqlite(PreparedSelect):
         # Without conditions it is a scan, and NULL is asked for in other words.
         if not values or None in values:
             return None
-        return self._file.select_in_loop(self._sql, [*map(bound, values), *self._more])
+        try:
+            args = [*map(bound, values), *self._more]
+        except DatabaseError:
+            return None  # `rows` tells it
+        return self._file.select_in_loop(self._sql, args)
 
 
 class _ThreadConnection:
@@ -423,7 +428,8 @@ class _ThreadConnection:
         try:
             results = [self._write_one(connection, writes) for writes in batch]
             connection.execute("COMMIT")
-        except (sqlite3.Error, OSError, OverflowError, DatabaseError) as error:
+        except Exception as error:
+            # Whatever it was: nobody else's writes may end up in a transaction that was left open.
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise (error if isinstance(error, DatabaseError) else self._failed(error)) from error
@@ -520,12 +526,7 @@ def bound(value: DbValue) -> int | float | str | bytes | None:
     """A value as SQLite takes it. Text that is no UTF-8 becomes bytes, which `as_text` reads back."""
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds")
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
-    return value
+    return sendable(value) if isinstance(value, str) else value
 
 
 def bound_values(args: Sequence[DbValue]) -> list[Any]:

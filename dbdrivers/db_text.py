@@ -46,6 +46,8 @@ from opensipspy.db import (
     as_text,
     literal,
     missing_tables,
+    octets,
+    sendable,
 )
 from opensipspy.management.registry import Json
 from opensipspy.module import MiError, Module, Param, mi_command
@@ -105,12 +107,24 @@ class Field:
         """The column in memory. declared: where its default is taken from."""
         if self.auto:
             return f"`{self.name}` INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL"
+        column = f"`{self.name}` {SQL_TYPES[self.kind]} {self._check}"
         default = "0" if self.kind in ("int", "long", "double") else "''"
         if declared is not None and declared.default is not NO_DEFAULT:
             default = literal(declared)
             if self.null:
-                return f"`{self.name}` {SQL_TYPES[self.kind]} DEFAULT {default}"
-        return f"`{self.name}` {SQL_TYPES[self.kind]}" + ("" if self.null else f" NOT NULL DEFAULT {default}")
+                return f"{column} DEFAULT {default}"
+        return column if self.null else f"{column} NOT NULL DEFAULT {default}"
+
+    @property
+    def _check(self) -> str:
+        """What memory must not take, as a file that holds it could not be read, or would have rows of its own."""
+        if self.kind in ("int", "long"):
+            rule = f"typeof(`{self.name}`) IN ('integer', 'null')"
+        elif self.kind == "double":
+            rule = f"typeof(`{self.name}`) IN ('real', 'integer', 'null')"
+        else:
+            rule = f"length(CAST(`{self.name}` AS BLOB)) <= {MOST_FIELD}"
+        return f"CONSTRAINT `values of {self.name}` CHECK ({rule})"
 
     def read(self, text: str) -> DbValue:
         """The value of a field; raises ValueError."""
@@ -126,7 +140,7 @@ class Field:
             number = text.isascii() and text.removeprefix("-").isdigit()
             return datetime.fromtimestamp(int(text)).isoformat(" ", "seconds") if number else unescape(text)
         plain = unescape(text)
-        return plain.encode("utf-8", "surrogateescape") if self.kind == "blob" else plain
+        return octets(plain) if self.kind == "blob" else plain
 
     def write(self, value: Any) -> str:
         """The field of a value."""
@@ -137,7 +151,7 @@ class Field:
                 return str(int(datetime.fromisoformat(as_text(value)).timestamp()))
             except (ValueError, OverflowError):
                 return as_text(value).translate(ESCAPED)
-        if self.kind in ("str", "blob"):
+        if self.kind in ("str", "blob") or isinstance(value, str | bytes):
             return as_text(value).translate(ESCAPED)
         return f"{value:.6g}" if isinstance(value, float) and self.kind != "double" else str(value)
 
@@ -212,7 +226,7 @@ def parse_table(text: str) -> tuple[list[Field], list[list[DbValue]]]:
             raise TextError(f"line {number}: {len(cells)} fields for {len(fields)} columns")
         row: list[DbValue] = []
         for field, cell in zip(fields, cells, strict=True):
-            if len(cell) > MOST_FIELD:
+            if len(cell) > 2 * MOST_FIELD:  # every letter may be escaped
                 raise TextError(f"line {number}: column {field.name} is too long")
             try:
                 row.append(field.read(cell))
@@ -336,7 +350,7 @@ class TextDatabase(Database):
                     names = ", ".join(TEXT.name(column) for column in key)
                     memory.execute(f"CREATE INDEX {TEXT.name(f'{name}_key_{number}')} ON {quoted} ({names})")
             memory.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             memory.execute("ROLLBACK")
             raise DatabaseError(f"{self.url}: table {name}: {error}") from error
         self._fields[name] = fields
@@ -486,12 +500,7 @@ class TextDatabase(Database):
 
 def encoded(value: Any) -> Any:
     """A value as SQLite takes it: text that is no UTF-8 becomes bytes."""
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
-    return value
+    return sendable(value) if isinstance(value, str) else value
 
 
 def write_file(path: Path, fields: Sequence[Field], rows: Sequence[Sequence[Any]]) -> tuple[int, int]:

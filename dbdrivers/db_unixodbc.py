@@ -39,6 +39,7 @@ from opensipspy.db import (
     Write,
     as_db_value,
     check_single,
+    sendable,
 )
 from opensipspy.module import Module, Param, StartError
 
@@ -315,12 +316,7 @@ def bound(value: DbValue) -> Any:
     """A value as ODBC takes it: times to the second, text that is no UTF-8 as bytes."""
     if isinstance(value, datetime):
         return value.replace(microsecond=0)
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
-    return value
+    return sendable(value) if isinstance(value, str) else value
 
 
 class OdbcDatabase(PooledDatabase):

@@ -21,7 +21,7 @@ from .pool import Limits, Link, LostError, PooledDatabase
 from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Table, auto_id
 from .sql import SqlText, check_single, literal, missing_tables, numbered_marks
 from .url import DbUrl, parse_url
-from .values import as_db_value, as_float, as_int, as_text
+from .values import as_db_value, as_float, as_int, as_text, octets, sendable
 
 __all__ = [
     "INTEGER_TYPES",
@@ -62,6 +62,8 @@ __all__ = [
     "literal",
     "missing_tables",
     "numbered_marks",
+    "octets",
     "old_tables",
     "parse_url",
+    "sendable",
 ]

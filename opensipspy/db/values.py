@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from opensipspy.db.database import DbValue
+from opensipspy.db.errors import DatabaseError
 
 
 def as_text(value: DbValue) -> str:
@@ -17,6 +18,28 @@ def as_text(value: DbValue) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return str(value)
+
+
+def octets(text: str) -> bytes:
+    """A text in UTF-8, with the bytes that were no text as they came.
+
+    Raises DatabaseError for half a pair of surrogates, as JSON may bring: it stands for no byte.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise DatabaseError("half a pair of surrogates is no text") from None
+
+
+def sendable(text: str) -> str | bytes:
+    """A text, or its bytes when they are no UTF-8. Raises DatabaseError."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return octets(text)
+    return text
 
 
 def as_int(value: DbValue) -> int:

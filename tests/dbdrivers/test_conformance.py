@@ -648,6 +648,44 @@ def test_writes_that_nobody_waits_for(people: Backend, caplog: pytest.LogCapture
 # --- hostile values and names
 
 
+def test_half_a_pair_of_surrogates(people: Backend) -> None:
+    """JSON brings them (RFC 8259 §8.2) and no back-end can hold them: refused for good, and nothing else is held up."""
+    half = chr(0xD800)
+
+    async def scenario(database: Database) -> None:
+        for work in (
+            database.insert("people", {"name": f"a{half}"}),
+            database.insert_many("people", [{"name": "first"}, {"name": f"a{half}"}]),
+            database.select("people", ("id",), (("name", "=", half),)),
+            database.prepare("people", ("id",), (("name", "="),)).rows(half),
+        ):
+            async with asyncio.timeout(30):
+                with pytest.raises(DatabaseError) as caught:
+                    await work
+            assert not caught.value.transient
+        await database.insert("people", {"name": "second"})
+        database.write_later(Insert("people", {"name": f"late{half}"}), Insert("people", {"name": "later"}))
+        async with asyncio.timeout(30):
+            await database.flush()
+        found = await database.select("people", ("name",))
+        assert sorted(map(as_text, names(found))) == ["late\\xed\\xa0\\x80", "later", "second"]
+        assert database.lost_writes == 0
+
+    people.play(scenario)
+
+
+def test_integers_of_more_than_64_bits(people: Backend) -> None:
+    async def scenario(database: Database) -> None:
+        for number in (1 << 64, 1 << 70, -(1 << 63) - 1):
+            with pytest.raises(DatabaseError) as caught:
+                await database.insert("people", {"name": "x", "large": number})
+            assert not caught.value.transient
+        await database.insert("people", {"name": "x", "large": (1 << 63) - 1})
+        assert await database.select("people", ("large",)) == [((1 << 63) - 1,)]
+
+    people.play(scenario)
+
+
 EVIL = [
     "'; DROP TABLE people; --",
     "' OR '1'='1",

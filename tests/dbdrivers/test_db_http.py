@@ -188,6 +188,28 @@ async def test_replies_that_cannot_be_read(text: str) -> None:
         assert not caught.value.transient
 
 
+@in_loop
+async def test_others_do_not_wait_while_a_large_answer_is_read() -> None:
+    """10 MB of quotes: read beside the event loop, and every octet is there."""
+    async with serving() as (server, database):
+        server.answer = "string;blob\n|" + "||" * 2_500_000 + "|;" + "x" * 5_000_000 + "\n"
+        turns = 0
+        done = asyncio.ensure_future(database.select("people", ("name",)))
+        while not done.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert await done == [("|" * 2_500_000, b"x" * 5_000_000)]
+        assert turns > 20
+
+
+@in_loop
+async def test_an_answer_of_too_many_cells_is_refused() -> None:
+    async with serving() as (server, database):
+        server.answer = "int\n" + "\n" * 1_000_001
+        with pytest.raises(DatabaseError, match="more than 1000000 cells"):
+            await database.select("people", ("id",))
+
+
 @pytest.mark.parametrize(("status", "transient"), [(500, False), (404, False), (401, False), (503, True), (302, False)])
 @in_loop
 async def test_statuses(status: int, transient: bool) -> None:

@@ -194,3 +194,26 @@ def test_times_are_seconds_since_1970(tmp_path: Path) -> None:
 def test_urls_that_cannot_be_right(url: str) -> None:
     with pytest.raises(DatabaseError, match="names a folder"):
         driver().open_database(parse_url(url))
+
+
+@pytest.mark.parametrize("value", ["1\n2:forged", "x:y", "", b"\xff", 1.5, float("inf")])
+@in_loop
+async def test_nobody_forges_a_row_through_a_column_of_numbers(tmp_path: Path, value: Any) -> None:
+    """SQLite, which memory is made of, takes any text for a number: the file must not."""
+    database = open_folder(driver(), folder_with(tmp_path, people="id(int) name(str)\n1:anna\n"))
+    with pytest.raises(DatabaseError) as caught:
+        await database.insert("people", {"id": value, "name": "bert"})
+    assert not caught.value.transient
+    with pytest.raises(DatabaseError):
+        await database.raw("UPDATE people SET id = 'one' || char(10) || '7:forged'")
+    await database.close()
+    assert (tmp_path / "people").read_text() == "id(int) name(str)\n1:anna\n"
+
+
+@in_loop
+async def test_a_number_beyond_64_bits_is_told(tmp_path: Path) -> None:
+    database = open_folder(driver(), folder_with(tmp_path, people="id(int)\n99999999999999999999\n"))
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="too large"):
+            await rows(database, "people")
+    await database.close()

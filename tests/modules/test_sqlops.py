@@ -85,6 +85,25 @@ def rows(file: Path, sql: str) -> list[Any]:
         connection.close()
 
 
+# --- hostile JSON
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udfff", "x\\ud83d"])
+def test_half_a_character_in_json_holds_nothing_up(play: Play, file: Path, text: str) -> None:
+    """A peer may put the escape into a body (RFC 8259 §8.2): the function fails, and the next statement is done."""
+    got = play(f"""
+        sql_insert("people", '[{{"name":"{text}"}}]');
+        xlog("@ $rc\\n");
+        sql_select('["id"]', "people", '[{{"name":"{text}"}}]', , "$avp(x)");
+        xlog("@ $rc\\n");
+        sql_insert("people", '[{{"name":"dora"}}]');
+        xlog("@ $rc\\n");
+    """)
+    assert [line for line in got if "sqlops" not in line] == ["-1", "-1", "1"]
+    assert len([line for line in got if "sqlops" in line]) == 2
+    assert rows(file, "SELECT name FROM people WHERE id > 3") == [("dora",)]
+
+
 # --- raw statements
 
 
