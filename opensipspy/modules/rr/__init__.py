@@ -107,7 +107,7 @@ class Rr(Module, RrApi):
         state = known_state(run)
         if not routing.claim(run):
             return -1
-        text = PresetRoute(state, routing.user(run), routing.ftag(run), string, string2 or "")
+        text = PresetRoute(state, routing.user(run), routing.tagged(run), string, string2 or "")
         text.own = own_added(run, state)
         text.log = self.core.log if self.enable_socket_mismatch_warning else None
         insert(run, text)

@@ -20,6 +20,7 @@ from opensipspy.sip import (
     PROTO_UDP,
     PROTO_WSS,
     Edits,
+    Message,
     NameAddr,
     Note,
     ParseError,
@@ -57,24 +58,27 @@ class RouteState:
 class RecordRoute:
     """The Record-Route lines of one request, written when the outgoing socket of a copy is known.
 
-    state: None until rr knows more of the request than that it is recorded, which is seldom. own: parameters of the
-    copies of one route only, None for none; they take the place of those with the same names for all copies.
+    state: None until rr knows more of the request than that it is recorded, which is seldom. tagged: the
+    request whose From tag is shown as `ftag`, None for no such parameter. own: parameters of the copies of one route
+    only, None for none; they take the place of those with the same names for all copies.
     """
 
-    __slots__ = ("double", "extra", "ftag", "own", "scheme", "state", "user")
+    __slots__ = ("double", "extra", "own", "scheme", "state", "tagged", "user")
 
-    def __init__(self, state: RouteState | None, scheme: str, user: str, ftag: str, extra: str, double: bool) -> None:
+    def __init__(
+        self, state: RouteState | None, scheme: str, user: str, tagged: Message | None, extra: str, double: bool
+    ) -> None:
         self.state: RouteState | None = state
         self.scheme: str = scheme
         self.user: str = user
-        self.ftag: str = ftag
+        self.tagged: Message | None = tagged
         self.extra: str = extra
         self.double: bool = double
         self.own: list[str] | None = None
 
     def with_param(self, param: str) -> RecordRoute:
         """The same lines for some copies, with one parameter more."""
-        made = RecordRoute(self.state, self.scheme, self.user, self.ftag, self.extra, self.double)
+        made = RecordRoute(self.state, self.scheme, self.user, self.tagged, self.extra, self.double)
         made.own = put(self.own, param)
         return made
 
@@ -84,9 +88,9 @@ class RecordRoute:
         if self.own is not None:
             for param in self.own:
                 added = put(added, param)
-        if added is None:
-            return self.ftag + self.extra
-        return f"{self.ftag}{self.extra}{''.join(added)}"
+        tag = self.tagged.from_tag if self.tagged is not None else ""
+        tail = f";ftag={tag}{self.extra}" if tag else self.extra
+        return tail if added is None else tail + "".join(added)
 
     def __call__(self, in_socket: Socket, out_socket: Socket) -> str:
         tail = self.tail()
@@ -103,14 +107,16 @@ class PresetRoute(RecordRoute):
 
     __slots__ = ("inbound", "log", "outbound")
 
-    def __init__(self, state: RouteState | None, user: str, ftag: str, outbound: str, inbound: str) -> None:
-        super().__init__(state, "sip:", user, ftag, "", double=bool(inbound))
+    def __init__(
+        self, state: RouteState | None, user: str, tagged: Message | None, outbound: str, inbound: str
+    ) -> None:
+        super().__init__(state, "sip:", user, tagged, "", double=bool(inbound))
         self.outbound: str = outbound
         self.inbound: str = inbound
         self.log: Logger | None = None
 
     def with_param(self, param: str) -> PresetRoute:
-        made = PresetRoute(self.state, self.user, self.ftag, self.outbound, self.inbound)
+        made = PresetRoute(self.state, self.user, self.tagged, self.outbound, self.inbound)
         made.log = self.log
         made.own = put(self.own, param)
         return made
@@ -192,7 +198,7 @@ class Routing:
         if not self.claim(run):
             return -1
         scheme = "sips:" if run.ruri[:5].lower() == "sips:" else "sip:"
-        text = RecordRoute(state, scheme, self.user(run), self.ftag(run), extra, self.double)
+        text = RecordRoute(state, scheme, self.user(run), self.tagged(run), extra, self.double)
         text.own = own_added(run, state)
         insert(run, text)
         return 1
@@ -204,9 +210,9 @@ class Routing:
             return False
         return True
 
-    def ftag(self, run: Run) -> str:
-        tag = run.msg.from_tag if self.append_fromtag else ""
-        return f";ftag={tag}" if tag else ""
+    def tagged(self, run: Run) -> Message | None:
+        """The request, when its From tag is to be shown."""
+        return run.msg if self.append_fromtag else None
 
     def user(self, run: Run) -> str:
         if not self.add_username:
