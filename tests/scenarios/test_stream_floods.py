@@ -172,35 +172,36 @@ def frame(first: int, data: bytes) -> bytes:
     return bytes([first]) + length + bytes(4) + data
 
 
-def test_who_floods_waits_for_his_turn(site: Site, phone: Phone) -> None:
-    """A few thousand requests at once over one connection: who asks meanwhile is answered long before their end."""
-    count = 5000
-    heard = 0
-    begun = threading.Event()
+def test_a_flood_without_end_keeps_nobody_from_being_served(site: Site, phone: Phone) -> None:
+    """Requests as fast as they are taken over one connection, whose answers are read: others are served all along."""
+    enough = threading.Event()
+    heard = threading.Event()
+    flood = b"".join(options("TCP", number) for number in range(500))
 
     def listen(made: socket.socket) -> None:
-        nonlocal heard
-        rest = b""
         with suppress(OSError):
-            while heard < count and (data := made.recv(1 << 20)):
-                rest += data
-                heard += rest.count(b"SIP/2.0 200 ")
-                rest = rest[rest.rfind(b"\r\n\r\n") + 4 :]
-                begun.set()
+            while made.recv(1 << 20):
+                heard.set()
 
-    with site.connect("tcp") as flooding:
-        listener = threading.Thread(target=listen, args=(flooding,))
-        sender = threading.Thread(
-            target=flooding.sendall, args=(b"".join(options("TCP", number) for number in range(count)),)
-        )
-        listener.start()
-        sender.start()
-        assert begun.wait(30)
-        served(phone)
-        assert heard < count, "all of the flood came first"
-        listener.join(60)
-        sender.join(60)
-        assert heard == count
+    def send(made: socket.socket) -> None:
+        while not enough.is_set():
+            made.sendall(flood)
+        made.shutdown(socket.SHUT_WR)
+
+    with site.connect("tcp") as flooding, site.connect("tcp") as calm:
+        threads = [threading.Thread(target=task, args=(flooding,)) for task in (listen, send)]
+        for thread in threads:
+            thread.start()
+        try:
+            assert heard.wait(30)
+            for number in range(10):
+                served(phone)
+                calm.sendall(options("TCP", 100_000 + number))
+                assert calm.recv(4096).startswith(b"SIP/2.0 200 ")
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join(60)
 
 
 @pytest.mark.parametrize(
@@ -244,27 +245,29 @@ def test_fragments_that_never_end(site: Site, phone: Phone) -> None:
         assert ends(slow)
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("tls", b""),
-        ("tls", b"\x16\x03\x01\x00\x05\x01\x00\x10\x00\x03"),
-        ("tls", b"".join(b"\x16\x03\x01\x00\x01" + bytes([octet]) for octet in b"\x01\x00\x10\x00" + b"z" * 100)),
-        ("balanced", b"PROXY TCP4 127.0."),
-        ("balanced", b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x07\x00"),
-        ("balanced", b"PROXY " + b"1" * 200),
-        ("tcp", b"OPTIONS sip:home.test SIP/2.0\r\nVia: "),
-        ("tcp", b"OPTIONS sip:home.test SIP/2.0\r\nContent-Length: 60000\r\n\r\nbody"),
-        ("ws", b"GET / HTTP/1.1\r\nHost: "),
-    ],
-    ids=["silence", "half a hello", "crumbs", "half a line", "half a header", "no line", "head", "body", "handshake"],
-)
-def test_what_has_begun_has_to_end(site: Site, phone: Phone, name: str, data: bytes) -> None:
+UNFINISHED = {
+    "silence": ("tls", b""),
+    "half a hello": ("tls", b"\x16\x03\x01\x00\x05\x01\x00\x10\x00\x03"),
+    "crumbs": ("tls", b"".join(b"\x16\x03\x01\x00\x01" + bytes([n]) for n in b"\x01\x00\x10\x00" + b"z" * 100)),
+    "half a line": ("balanced", b"PROXY TCP4 127.0."),
+    "half a header": ("balanced", b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x07\x00"),
+    "no line": ("balanced", b"PROXY " + b"1" * 200),
+    "head": ("tcp", b"OPTIONS sip:home.test SIP/2.0\r\nVia: "),
+    "body": ("tcp", b"OPTIONS sip:home.test SIP/2.0\r\nContent-Length: 60000\r\n\r\nbody"),
+    "handshake": ("ws", b"GET / HTTP/1.1\r\nHost: "),
+}
+
+
+def test_what_has_begun_has_to_end(site: Site, phone: Phone) -> None:
     """`tcp_max_msg_time`, and the same for handshakes and the PROXY protocol."""
-    with site.connect(name) as made:
-        made.sendall(data)
-        served(phone)
-        assert ends(made)
+    made = {what: site.connect(name) for what, (name, _) in UNFINISHED.items()}
+    for what, (_, data) in UNFINISHED.items():
+        made[what].sendall(data)
+    served(phone)
+    for what, each in made.items():
+        assert ends(each), what
+        each.close()
+    served(phone)
 
 
 def test_no_more_connections_than_there_may_be(site: Site, phone: Phone) -> None:
