@@ -16,11 +16,19 @@ from opensipspy.sip import Message
 COOKIE: Final = "z9hG4bK"
 HASH_SIZE: Final = 65536
 MAX_BRANCHES: Final = 64
+_DIGITS: Final = tuple([f"{number:x}" for number in range(256)])
+_TWO_DIGITS: Final = tuple([f"{number:02x}" for number in range(256)])
 
 
 def call_hash(call_id: str) -> int:
     """The hash of a call, 0 to 65535: the same for all messages with one Call-ID."""
     return zlib.crc32(call_id.encode("utf-8", "surrogateescape")) & (HASH_SIZE - 1)
+
+
+def hexadecimal(number: int) -> str:
+    """A number below HASH_SIZE in hexadecimal; without the cost of formatting, for each transaction has one."""
+    high = number >> 8
+    return _DIGITS[high] + _TWO_DIGITS[number & 255] if high else _DIGITS[number]
 
 
 def has_cookie(branch: str) -> bool:
@@ -65,7 +73,10 @@ def split_branch(branch: str) -> tuple[str, int]:
     """(transaction id, branch index) of a branch parameter in our form; ("", 0) for any other."""
     if not branch.startswith(COOKIE):
         return "", 0
-    head, dot, tail = branch.rpartition(".")
-    if not dot or not tail.isascii() or not tail.isdigit() or len(tail) > 3:
+    dot = branch.rfind(".")
+    tail = branch[dot + 1 :]
+    if tail == "0" and dot >= 0:  # mostly the only one
+        return branch[len(COOKIE) : dot], 0
+    if dot < 0 or not tail.isascii() or not tail.isdigit() or len(tail) > 3:
         return "", 0
-    return head[len(COOKIE) :], int(tail)
+    return branch[len(COOKIE) : dot], int(tail)

@@ -22,6 +22,7 @@ from opensipspy.transaction.ident import (
     call_hash,
     dialog_key,
     has_cookie,
+    hexadecimal,
     safe_label,
     server_key,
     split_branch,
@@ -193,9 +194,10 @@ class TransactionLayer:
 
     def _register(self, transaction: Transaction, call_id: str, label: str) -> None:
         transaction.hash = call_hash(call_id)
-        name = f"{transaction.hash:x}.{label or self._label()}"
+        prefix = hexadecimal(transaction.hash) + "."
+        name = prefix + (label or self._label())
         while name in self._by_id:
-            name = f"{transaction.hash:x}.{self._label()}"
+            name = prefix + self._label()
         transaction.id = name
         self._by_id[name] = transaction
 
@@ -610,6 +612,10 @@ class TransactionLayer:
         transaction.final = None
 
     # -- time ----------------------------------------------------------------------------------------------------
+
+    def next_tick(self) -> int:
+        """Not later than the tick of the next timer, 0 when none runs; cheaper than `next_wake`."""
+        return self._wheel.next_tick()
 
     def next_wake(self) -> float | None:
         """When `wake` has to be called, None when no timer runs."""

@@ -81,6 +81,10 @@ class Wheel:
                 found.append(machine)
         return found
 
+    def next_tick(self) -> int:
+        """The first tick that has a bucket, which may be empty; 0 without any."""
+        return self._ticks[0] if self._ticks else 0
+
     def next_wake(self) -> float | None:
         """When `due` has something to do, seconds of the same clock; None when nothing is pending."""
         while self._ticks:

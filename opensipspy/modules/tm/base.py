@@ -113,7 +113,7 @@ class TmBase(Module, TmApi):
     async def stop(self) -> None:
         self.flow.close()
 
-    # -- counting ------------------------------------------------------------------------------------------------
+    # -- counting; what every call counts, `Flow` does itself -----------------------------------------------------
 
     def count_transactions(self) -> int:
         """`inuse_transactions`."""
@@ -122,37 +122,6 @@ class TmBase(Module, TmApi):
     def most_transactions(self) -> int:
         """`transactions_limit`."""
         return self.flow.most_transactions
-
-    def count_uas(self) -> None:
-        if self.enable_stats:
-            self.uas_transactions.value += 1
-
-    def count_received(self) -> None:
-        if self.enable_stats:
-            self.received_replies.value += 1
-
-    def count_relayed(self) -> None:
-        if self.enable_stats:
-            self.relayed_replies.value += 1
-
-    def count_local(self) -> None:
-        if self.enable_stats:
-            self.local_replies.value += 1
-
-    def count_final(self, status: int) -> None:
-        if not self.enable_stats:
-            return
-        family = status // 100
-        if family == 2:
-            self.final_2xx.value += 1
-        elif family == 3:
-            self.final_3xx.value += 1
-        elif family == 4:
-            self.final_4xx.value += 1
-        elif family == 5:
-            self.final_5xx.value += 1
-        else:
-            self.final_6xx.value += 1
 
     def count_resent_request(self, times: int) -> None:
         if not self.enable_stats:

@@ -53,7 +53,7 @@ from opensipspy.transaction.ident import COOKIE, call_hash
 from opensipspy.transaction.tables import ABANDONED, INITIAL, TERMINATED
 
 if TYPE_CHECKING:
-    from opensipspy.module import Core
+    from opensipspy.module import Core, Counter
     from opensipspy.modules.tm.local import TmLocal
     from opensipspy.sip import Edits, Message, Socket
 
@@ -180,12 +180,19 @@ class Flow(Hooks):
         self._dns_failover: bool = True
         self._warns: bool = False
         self._server_line: str = ""
+        # What every call counts, without the way through the module.
+        self._counts: bool = bool(tm.enable_stats)
+        self._uas: Counter = tm.uas_transactions
+        self._received: Counter = tm.received_replies
+        self._relayed_replies: Counter = tm.relayed_replies
+        self._local_replies: Counter = tm.local_replies
+        self._finals: list[Counter] = [tm.final_2xx, tm.final_3xx, tm.final_4xx, tm.final_5xx, tm.final_6xx]
         self._callbacks: list[list[Callback]] = [[] for _ in range(EVENTS)]
         # Requests without a final reply, by the protocol, address and port of the connection that they left by.
         self._on_connections: dict[tuple[int, str, int], dict[Client, None]] = {}
         core.on_disconnect(self.disconnected)
         self._wake_handle: CancelHandle | None = None
-        self._wake_at: float = 0.0
+        self._wake_tick: int = 0
 
     def _read_globals(self) -> None:
         """What the script's globals say about requests and replies made here: read once for each script."""
@@ -199,12 +206,16 @@ class Flow(Hooks):
 
     def arm(self) -> None:
         """Have `wake` called in time for the earliest timer; called after each step."""
-        at = self.layer.next_wake()
-        if at is None or (self._wake_handle is not None and self._wake_at <= at):
-            return
+        tick = self.layer.next_tick()
         if self._wake_handle is not None:
+            if tick == 0 or self._wake_tick <= tick:
+                return
             self._wake_handle.cancel()
-        self._wake_at = at
+            self._wake_handle = None
+        at = self.layer.next_wake()
+        if at is None:
+            return
+        self._wake_tick = self.layer.next_tick()
         self._wake_handle = self.core.call_later(max(0.0, at - self.core.now()), self._wake)
 
     def _wake(self) -> None:
@@ -272,7 +283,8 @@ class Flow(Hooks):
         transaction.flags = run.msg_flags
         run.transaction = transaction
         self._take_armed(run, transaction)
-        self.tm.count_uas()
+        if self._counts:
+            self._uas.value += 1
         self.fire(REQUEST_IN, transaction, run, None, 0)
         if transaction.invite and self.tm.auto_100trying and self.reply_locally(transaction, 100, TRYING_REASON):
             transaction.last_reply = b""  # `trying` makes it once more
@@ -602,7 +614,7 @@ class Flow(Hooks):
                     target = Target(target.peer, socket)
             if self.no_connection_branch & branch.flags:
                 target = Target(target.peer, target.socket, connect=False)
-            branch.targets = list(targets[place + 1 :]) or None
+            branch.targets = targets[place + 1 :] if place + 1 < len(targets) else None
             try:
                 data = self.build(branch, target.socket)
             except (ValueError, TypeError) as error:
@@ -720,7 +732,8 @@ class Flow(Hooks):
         client = layer.match_reply(msg)
         if client is None:
             return False
-        self.tm.count_received()
+        if self._counts:
+            self._received.value += 1
         now = self.core.now()
         if not layer.receive_reply(client, msg, now):
             self.arm()
@@ -818,15 +831,20 @@ class Flow(Hooks):
         elif msg.status >= 200:
             # The caller has heard a failure; that a phone has answered all the same is for the two ends to settle.
             self.send_reply(transaction, data)
-            self.tm.count_relayed()
+            if self._counts:
+                self._relayed_replies.value += 1
 
     def _replied(self, transaction: Transaction, status: int, reply: Message | None) -> None:
         """A reply went upstream: count it and tell the others."""
-        if reply is not None:
-            self.tm.count_relayed()
-        if status >= 200:
-            self.tm.count_final(status)
+        if self._counts:
+            if reply is not None:
+                self._relayed_replies.value += 1
+            if status >= 200:
+                self._count_final(status)
         self.fire(RESPONSE_OUT, transaction, transaction.run, reply, status)
+
+    def _count_final(self, status: int) -> None:
+        self._finals[min(status // 100, 6) - 2].value += 1
 
     # -- failures ------------------------------------------------------------------------------------------------
 
@@ -963,7 +981,8 @@ class Flow(Hooks):
         now = self.core.now()
         if not self.layer.reply(transaction, code, data, request.to_tag or tag, True, now):
             return False
-        self.tm.count_local()
+        if self._counts:
+            self._local_replies.value += 1
         self._replied(transaction, code, None)
         self.tm.show_reply(transaction, data)
         if code >= 200:
@@ -1066,7 +1085,8 @@ class Flow(Hooks):
             if branch.to_tags is None:
                 branch.to_tags = {}
             branch.to_tags[reply.to_tag] = ack
-        self.tm.count_final(status)
+        if self._counts:
+            self._count_final(status)
         self.fire(LOCAL_COMPLETED, transaction, transaction.run, reply, status)
         completed: Callable[[int, str, Message | None], None] | None = transaction.context
         if completed is not None:
