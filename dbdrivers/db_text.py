@@ -38,6 +38,7 @@ from opensipspy.db import (
     Delete,
     Insert,
     InsertUpdate,
+    OldTable,
     Replace,
     SqlText,
     Table,
@@ -47,6 +48,7 @@ from opensipspy.db import (
     literal,
     missing_tables,
     octets,
+    old_tables,
     sendable,
 )
 from opensipspy.management.registry import Json
@@ -210,10 +212,14 @@ def parse_header(line: str) -> list[Field]:
     return fields
 
 
-def parse_table(text: str) -> tuple[list[Field], list[list[DbValue]]]:
-    """The columns and rows of a file; raises TextError."""
+def parse_table(text: str, declared: Table | None = None) -> tuple[list[Field], list[list[DbValue]]]:
+    """The columns and rows of a file; raises TextError. declared: knows which of its integers are times."""
     lines = text.split("\n")
     fields = parse_header(lines[0].rstrip("\r"))
+    times = {column.name for column in declared.columns if column.type == "datetime"} if declared else set()
+    for field in fields:
+        if field.name in times and field.kind in ("int", "long"):  # so are they in files made by OpenSIPS
+            field.kind = "time"
     rows = []
     for number, line in enumerate(lines[1:], 2):
         line = line.rstrip("\r")
@@ -248,7 +254,8 @@ def header_of(table: Table) -> list[Field]:
     auto = False
     for column in table.columns:
         if column.type in INTEGER_TYPES:
-            word = "long" if column.type in ("unsigned int", "unsigned long") else "int"
+            # OpenSIPS numbers rows by int columns, and by long ones where its own tables have them.
+            word = "long" if column.type == "unsigned long" else "int"
         else:
             word = {"float": "double", "double": "double", "binary": "blob", "datetime": "time"}.get(column.type, "str")
         numbered = column.autoincrement and not auto
@@ -328,13 +335,13 @@ class TextDatabase(Database):
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
                 raise TextError("no plain file, or too large")
-            fields, rows = parse_table(path.read_bytes().decode("utf-8", "surrogateescape"))
+            declared = self._declared.get(name)
+            fields, rows = parse_table(path.read_bytes().decode("utf-8", "surrogateescape"), declared)
         except OSError as error:
             raise DatabaseError(f"{self.url}: table {name}: {error.strerror}", transient=True) from error
         except TextError as error:
             raise DatabaseError(f"{self.url}: table {name}: {error}") from error
         quoted = TEXT.name(name)
-        declared = self._declared.get(name)
         columns = {column.name: column for column in declared.columns} if declared else {}
         memory.execute("BEGIN")
         try:
@@ -543,6 +550,12 @@ class DbText(Module, DbDriver):
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
         return await asyncio.get_running_loop().run_in_executor(None, create_tables, url, tables)
 
+    async def old_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+        return await asyncio.get_running_loop().run_in_executor(None, outdated, url, tables)
+
+    async def migrate_table(self, url: DbUrl, old: OldTable) -> int:
+        return await asyncio.get_running_loop().run_in_executor(None, migrate, url, old)
+
     # --- management
 
     @mi_command("db_text:dump", aliases=("dbt_dump",))
@@ -613,3 +626,97 @@ def create_tables(url: DbUrl, tables: Sequence[Table]) -> list[str]:
     except TextError as error:
         raise DatabaseError(f"{url}: table version: {error}") from error
     return made
+
+
+def read_file(url: DbUrl, name: str, declared: Table | None) -> tuple[list[Field], list[list[DbValue]]]:
+    """The columns and rows of a table's file. Raises DatabaseError."""
+    try:
+        return parse_table((folder_of(url) / name).read_bytes().decode("utf-8", "surrogateescape"), declared)
+    except OSError as error:
+        raise DatabaseError(f"{url}: table {name}: {error.strerror}", transient=True) from error
+    except TextError as error:
+        raise DatabaseError(f"{url}: table {name}: {error}") from error
+
+
+def outdated(url: DbUrl, tables: Sequence[Table]) -> list[OldTable]:
+    """`DbDriver.old_tables`, in whatever thread."""
+    try:
+        names = {entry.name for entry in os.scandir(folder_of(url)) if entry.is_file()}
+    except OSError as error:
+        raise DatabaseError(f"{url}: {error.strerror}", transient=True) from error
+    if VERSION_TABLE.name not in names:
+        return []
+    _, rows = read_file(url, VERSION_TABLE.name, VERSION_TABLE)
+    versions = {as_text(name): version for name, version, *_ in rows if isinstance(version, int)}
+    found = []
+    for table, version in old_tables(tables, versions, names):
+        fields, there = read_file(url, table.name, table)
+        found.append(OldTable(table, version, [field.name for field in fields], len(there), names))
+    return found
+
+
+def migrate(url: DbUrl, old: OldTable) -> int:
+    """`DbDriver.migrate_table`, in whatever thread: the old file gets a second name, then the new one its place."""
+    table = old.table
+    folder = folder_of(url)
+    old_fields, old_rows = read_file(url, table.name, table)
+    fields = header_of(table)
+    place = {field.name.lower(): number for number, field in enumerate(old_fields)}
+    rows = []
+    for number, old_row in enumerate(old_rows, 1):
+        row: list[DbValue] = []
+        for column in table.columns:
+            at = place.get(column.name.lower())
+            value = old_row[at] if at is not None else fresh_value(column, number)
+            if value is None and not column.null:
+                value = fresh_value(column, number)
+            row.append(value)
+        rows.append([encoded(value) for value in row])
+    check_unique(url, table, rows)
+    try:
+        # What could not be read back is not put in place of what can be read.
+        parse_table("".join(lines_of(fields, rows)), table)
+    except TextError as error:
+        raise DatabaseError(f"{url}: table {table.name} cannot be upgraded: {error}; nothing was changed") from error
+    version_fields, versions = read_file(url, VERSION_TABLE.name, VERSION_TABLE)
+    backup = folder / old.backup
+    try:
+        os.link(folder / table.name, backup)
+        try:
+            write_file(folder / table.name, fields, rows)
+            others = [row for row in versions if as_text(row[0]) != table.name]
+            write_file(folder / VERSION_TABLE.name, version_fields, [*others, [table.name, table.version]])
+        except BaseException:
+            os.replace(backup, folder / table.name)
+            raise
+    except OSError as error:
+        raise DatabaseError(f"{url}: table {table.name}: {error.strerror}", transient=True) from error
+    return len(rows)
+
+
+def check_unique(url: DbUrl, table: Table, rows: Sequence[Sequence[DbValue]]) -> None:
+    """Raises DatabaseError when two rows have the same unique key."""
+    names = [column.name for column in table.columns]
+    keys = [tuple(column.name for column in table.columns if column.primary)]
+    keys += [index.columns for index in table.indexes if index.unique]
+    for key in filter(None, keys):
+        places = [names.index(name) for name in key]
+        seen = set()
+        for row in rows:
+            found = tuple([row[place] for place in places])
+            if found in seen and None not in found:
+                raise DatabaseError(f"{url}: table {table.name} has two rows of the same {', '.join(key)}")
+            seen.add(found)
+
+
+def fresh_value(column: Column, number: int) -> DbValue:
+    """What a row gets in a column that it has no value for. number: of the row."""
+    if column.autoincrement:
+        return number
+    if column.default is not NO_DEFAULT and (column.default is not None or column.null):
+        return column.default  # type: ignore[return-value]
+    if column.null:
+        return None
+    if column.type in INTEGER_TYPES or column.type in ("float", "double"):
+        return 0
+    return "1970-01-01 00:00:00" if column.type == "datetime" else ""

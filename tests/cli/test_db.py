@@ -91,5 +91,30 @@ def test_migrate_prints_its_plan_asks_and_acts(
 
 
 def test_migrate_of_what_cannot_be_upgraded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert call("migrate", "--url", f"text:{tmp_path}", "--modules", "domain") == 1
-    assert "tables of text cannot be upgraded" in capsys.readouterr().err
+    assert call("migrate", "--url", f"flatstore:{tmp_path}", "--modules", "domain") == 1
+    assert "tables of flatstore cannot be upgraded" in capsys.readouterr().err
+
+
+def test_migrate_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The old file stays under another name; with a row that does not fit nothing is changed."""
+    words = ("migrate", "--url", f"text:{tmp_path}", "--modules", "domain", "--yes")
+    old = "id(int,auto) domain(string)\n1:example.com\n2:example.org\n"
+    (tmp_path / "domain").write_text(old)
+    (tmp_path / "version").write_text("table_name(string) table_version(int)\ndomain:3\nother:1\n")
+    assert call(*words) == 0
+    assert "domain: version 3 to 4, 2 rows; new columns attrs, " in capsys.readouterr().out
+    assert (tmp_path / "domain_v3").read_text() == old
+    lines = (tmp_path / "domain").read_text().splitlines()
+    assert lines[0].startswith("id(int,auto) domain(str) attrs(str,null)")
+    assert lines[1].startswith("1:example.com:")
+    assert "domain:4" in (tmp_path / "version").read_text()
+    assert "other:1" in (tmp_path / "version").read_text()
+    assert call(*words) == 0
+    assert "nothing to upgrade" in capsys.readouterr().out
+    twice = "id(int,auto) domain(string)\n1:example.com\n2:example.com\n"
+    (tmp_path / "domain").write_text(twice)
+    (tmp_path / "version").write_text("table_name(string) table_version(int)\ndomain:3\n")
+    assert call(*words) == 1
+    assert "two rows of the same domain" in capsys.readouterr().err
+    assert (tmp_path / "domain").read_text() == twice
+    assert not (tmp_path / "domain_v3_2").exists()

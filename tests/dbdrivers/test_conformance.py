@@ -294,9 +294,11 @@ OLD_PEOPLE = Table(
 )
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+@pytest.fixture(params=["sqlite", "postgres", "mysql", "text"])
 def upgradable(request: pytest.FixtureRequest, tmp_path: Path, numbers: list[int]) -> Backend:
     numbers.append(0)
+    if request.param == "text":
+        return TextBackend(tmp_path, len(numbers))
     kind, fixture = {
         "sqlite": (DbSqlite, ""),
         "postgres": (DbPostgres, "postgres_server"),

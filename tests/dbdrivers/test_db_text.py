@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from opensipspy.db import Column, Database, DatabaseError, Table, Update, as_tex
 from opensipspy.dbdrivers.db_text import DbText
 from opensipspy.module import MiError
 from opensipspy.module.testing import FakeCore
+from opensipspy.modules.acc import ACC
 from tests.modules.asynchronous import in_loop
 
 SAMPLE = (
@@ -217,3 +219,28 @@ async def test_a_number_beyond_64_bits_is_told(tmp_path: Path) -> None:
         with pytest.raises(DatabaseError, match="too large"):
             await rows(database, "people")
     await database.close()
+
+
+@in_loop
+async def test_times_in_files_of_opensips(tmp_path: Path) -> None:
+    """OpenSIPS makes its text tables with times as int: they stay so, and are times for the modules."""
+    when = datetime(2026, 1, 2, 3, 4, 5)
+    folder = folder_with(tmp_path, acc="callid(string) time(int)\nold:86400\n")
+    module = driver()
+    module.declared = {ACC.name: ACC}
+    database = open_folder(module, folder)
+    await database.insert("acc", {"callid": "new", "time": when})
+    [[text]] = await database.select("acc", ("time",), (("callid", "=", "new"),))
+    assert text == "2026-01-02 03:04:05"
+    await database.close()
+    lines = (tmp_path / "acc").read_text().splitlines()
+    assert lines == ["callid(string) time(int)", "old:86400", f"new:{int(when.timestamp())}"]
+
+
+@in_loop
+async def test_tables_are_made_as_opensips_reads_them(tmp_path: Path) -> None:
+    """It numbers rows by int columns; scripts/dbtext has long for contact_id only."""
+    url = parse_url(f"text://{tmp_path}")
+    await DbText().create_tables(url, [ACC])
+    assert (tmp_path / "acc").read_text().startswith("id(int,auto) method(str) ")
+    assert (tmp_path / "version").read_text() == "table_name(str) table_version(int)\nacc:7\n"
