@@ -24,6 +24,8 @@ LEAST_TTL_S: Final = 1.0
 MOST_TTL_S: Final = 86400.0
 NOT_THERE_TTL_S: Final = 30.0
 FAILED_TTL_S: Final = 2.0
+# After so long without an answer, the questions that may follow are asked too.
+SLOW_S: Final = 1.0
 # What one destination may lead to, however many records its owner publishes.
 MOST_TARGETS: Final = 32
 MOST_NAPTR: Final = 16
@@ -169,6 +171,7 @@ class NotFound(Exception):
 
 Question = tuple[str, str]
 Search = Generator[Question, list[Record], list[Place]]
+Asked = dict[Question, asyncio.Future[list[Record]]]
 
 
 class ResolverSettings:
@@ -223,7 +226,11 @@ class Resolver:
 
         secure: the URI is a `sips:` one. Raises NotFound, at once or when awaited.
         """
-        return self._run(self._search(host, port, proto, secure))
+        meanwhile: Asked = {}
+        found = self._run(self._search(host, port, proto, secure), meanwhile)
+        if isinstance(found, list) or port:
+            return found
+        return self._impatiently(found, meanwhile, self._likely(host, proto, secure))
 
     def addresses(self, host: str, family: int = 0) -> list[str] | Awaitable[list[str]]:
         """Addresses of a host name; family 4, 6, or 0 for what we can send to. [] when there is none."""
@@ -253,26 +260,58 @@ class Resolver:
 
     # -- running a search
 
-    def _run(self, search: Search) -> list[Place] | Awaitable[list[Place]]:
+    def _run(self, search: Search, meanwhile: Asked | None = None) -> list[Place] | Awaitable[list[Place]]:
         try:
             question = next(search)
             while True:
                 known = self._known(question)
                 if known is None:
-                    return self._go_on(search, question)
+                    return self._go_on(search, question, {} if meanwhile is None else meanwhile)
                 question = search.send(known)
         except StopIteration as stop:
             places: list[Place] = stop.value
             return places
 
-    async def _go_on(self, search: Search, question: Question) -> list[Place]:
+    async def _go_on(self, search: Search, question: Question, meanwhile: Asked) -> list[Place]:
         try:
             while True:
                 known = self._known(question)
-                question = search.send(await self._ask(question) if known is None else known)
+                if known is None:
+                    asked = meanwhile.get(question)
+                    known = await (self._ask(question) if asked is None else asyncio.shield(asked))
+                question = search.send(known)
         except StopIteration as stop:
             places: list[Place] = stop.value
             return places
+
+    async def _impatiently(
+        self, search: Awaitable[list[Place]], meanwhile: Asked, likely: list[Question]
+    ) -> list[Place]:
+        """Wait for a search; when it is slow, what it may ask later is asked now, so that servers that say nothing
+        cost the time of one question and not of each."""
+        going_on = asyncio.ensure_future(search)
+        try:
+            done, _ = await asyncio.wait((going_on,), timeout=SLOW_S)
+            for question in likely if not done else ():
+                if len(self._asking) < MOST_ASKED and self._known(question) is None:
+                    meanwhile[question] = self._asking.get(question) or self._begin(question)
+            return await going_on
+        finally:
+            going_on.cancel()
+
+    def _likely(self, host: str, proto: int, secure: bool) -> list[Question]:
+        """What a search without a port may come to ask if nobody has anything to say about the name."""
+        name = host.strip("[]").rstrip(".").lower()
+        if is_literal(name) or "." not in name:
+            return []
+        protocols = (sip.PROTO_TLS,) if secure else (proto,) if proto else self.settings.protocols
+        prefixes = [SRV_PREFIXES[p] for p in protocols if p in SRV_PREFIXES]
+        found = [(prefix + name, "SRV") for prefix in prefixes]
+        if self.settings.v4:
+            found.append((name, "A"))
+        if self.settings.v6 and (self.settings.try_ipv6 or not self.settings.v4):
+            found.append((name, "AAAA"))
+        return found
 
     def _known(self, question: Question) -> list[Record] | None:
         name, kind = question
@@ -294,11 +333,22 @@ class Resolver:
         if asked is None:
             if len(self._asking) >= MOST_ASKED * 16:
                 raise NotFound(f"{question[0]}: too many names are being looked up")
-            asked = asyncio.ensure_future(self._query(question))
-            self._asking[question] = asked
-            asked.add_done_callback(lambda _: self._asking.pop(question, None))
+            asked = self._begin(question)
         # A waiter that is given up must not end the question of the others.
         return await asyncio.shield(asked)
+
+    def _begin(self, question: Question) -> asyncio.Future[list[Record]]:
+        asked = asyncio.ensure_future(self._query(question))
+        self._asking[question] = asked
+
+        def ended(future: asyncio.Future[list[Record]]) -> None:
+            self._asking.pop(question, None)
+            if not future.cancelled():
+                # Perhaps nobody waits for it any more.
+                future.exception()
+
+        asked.add_done_callback(ended)
+        return asked
 
     async def _query(self, question: Question) -> list[Record]:
         stored = await self._stored(question)

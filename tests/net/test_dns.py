@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opensipspy import sip
-from opensipspy.net import DnsClient, DnsError, NotFound, Place, Record, Resolver, ResolverSettings, parse_hosts
+from opensipspy.net import DnsClient, DnsError, NotFound, Place, Record, Resolver, ResolverSettings, dns, parse_hosts
 
 UDP, TCP, TLS = sip.PROTO_UDP, sip.PROTO_TCP, sip.PROTO_TLS
 
@@ -240,6 +240,68 @@ def test_thousands_of_equal_servers_cost_no_more_than_some() -> None:
     found = locate(Resolver(zone, ResolverSettings(), Clock(), counting), "example.com", 0, UDP)
     assert len(found) == counting.drawn == 32
     assert len(zone.asked) == 33
+
+
+def test_servers_that_say_nothing_cost_the_time_of_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 3263 §4 asks one after the other; when no answer comes, what may follow is asked meanwhile."""
+    monkeypatch.setattr(dns, "SLOW_S", 0.0)
+
+    class Silent(Zone):
+        waiting = 0
+        most = 0
+
+        async def query(self, name: str, kind: str) -> list[Record]:
+            self.asked.append((name, kind))
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            if self.most < 4:
+                await gate.wait()
+            gate.set()
+            self.waiting -= 1
+            raise DnsError("timed out")
+
+    gate = asyncio.Event()
+    zone = Silent({})
+    with pytest.raises(NotFound):
+        locate(Resolver(zone, ResolverSettings(protocols=(UDP, TCP)), Clock(), Random(1)), "example.com")
+    names = ("_sip._udp.example.com", "_sip._tcp.example.com")
+    assert set(zone.asked) == {("example.com", "NAPTR"), *((name, "SRV") for name in names), ("example.com", "A")}
+    assert (zone.most, len(zone.asked)) == (4, 4), "all at once, and each once"
+
+
+def test_a_slow_search_that_is_given_up_leaves_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CANCEL while a name server is silent."""
+    monkeypatch.setattr(dns, "SLOW_S", 0.0)
+
+    class Silent(Zone):
+        async def query(self, name: str, kind: str) -> list[Record]:
+            self.asked.append((name, kind))
+            if len(self.asked) > 1:
+                second.set()
+            await asyncio.Event().wait()
+            return []
+
+        async def close(self) -> None:
+            pass
+
+    second = asyncio.Event()
+
+    async def main() -> None:
+        zone = Silent({})
+        made = Resolver(zone, ResolverSettings(), Clock(), Random(1))
+        found = made.locate("example.com")
+        assert not isinstance(found, list)
+        task = asyncio.ensure_future(found)
+        await second.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await made.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
 
 
 def test_srv_targets_without_addresses_are_limited_too() -> None:
