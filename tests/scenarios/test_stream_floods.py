@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sqlite3
 import ssl
 import struct
+import subprocess
 import threading
 import urllib.request
 import zlib
@@ -298,6 +300,28 @@ def test_a_verified_peer(site: Site) -> None:
             assert made.recv(4096).startswith(expected)
         own = site.authority.issue("phone.test")
         context.load_cert_chain(own.cert, own.key)
+
+
+def test_no_second_handshake(site: Site, phone: Phone) -> None:
+    """RFC 5246 §7.2.2, no_renegotiation: a client could ask for the dearest part of TLS again and again."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing: apt-get install openssl")
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{site.ports['tls']}", "-tls1_2"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        said = b""
+        while b"Extended master secret" not in said:
+            said += client.stdout.read(4096)
+            assert client.poll() is None, said
+        client.stdin.write(b"R\n")
+        while piece := client.stdout.read(4096):
+            said += piece
+    assert b"RENEGOTIATING" in said
+    assert b"no renegotiation" in said
+    served(phone)
 
 
 def test_times_of_connections_from_a_table(site: Site) -> None:
