@@ -14,7 +14,7 @@ set, a cluster), else one after the other. There is no SQL, so raw statements fa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -242,6 +242,7 @@ class DbCachedb(Module, DbDriver):
     def __init__(self, **params: Any) -> None:
         # Before the parameters are set.
         self._stores: dict[str, CacheUrl] = {}
+        self._open_store: Callable[[str], CacheDb] | None = None
         super().__init__(**params)
 
     def set_cachedb_url(self, text: str) -> None:
@@ -255,14 +256,19 @@ class DbCachedb(Module, DbDriver):
         if found is None:
             raise DatabaseError(f"{url}: no cachedb_url of db_cachedb is for the store {name!r}")
         try:
-            store = self.core.cachedb(found.text)
+            store = (self._open_store or self.core.cachedb)(found.text)
         except CacheError as error:
             raise DatabaseError(f"{url}: {error.reason}") from error
         return DocumentDatabase(url, store, self)
 
+    def work_alone(self, open_store: Callable[[str], CacheDb]) -> None:
+        """Without a server (`opensipspy db`): how the store of a URL is opened."""
+        self._open_store = open_store
+
     async def create_tables(self, url: DbUrl, tables: Sequence[Table]) -> list[str]:
-        if getattr(self, "core", None) is None:
-            raise DatabaseError(f"{url}: the version documents of a key-value store are made by hand, see db_cachedb")
+        if self._open_store is None and getattr(self, "core", None) is None:
+            raise DatabaseError(f"{url}: the store is needed: --store mongodb:group://host:port/database.collection")
+        self.declared = {table.name: table for table in tables} | dict(self.declared)
         database = self.open_database(url)
         return await make_collections(database, url, tables)
 

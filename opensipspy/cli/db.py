@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
 
+from opensipspy.cachedb import CacheDbDriver, CacheDbs
 from opensipspy.db import VERSION_TABLE, DatabaseError, DbDriver, DbUrl, Table, parse_url
-from opensipspy.module import Module, ModuleLoadError, find_module, module_names
+from opensipspy.dbdrivers.db_cachedb import DbCachedb
+from opensipspy.module import Core, Module, ModuleLoadError, find_module, module_names
 
 SUMMARY = "make or upgrade the tables of the database, or show them"
 
@@ -26,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     migrate_parser.add_argument("--yes", action="store_true", help="do not ask before acting")
     for sub in (create_parser, show_parser, migrate_parser):
         sub.add_argument("--url", default=DEFAULT_URL, help=f"the database (default: {DEFAULT_URL})")
+        sub.add_argument(
+            "--store", default="", metavar="URL", help="the store of a cachedb URL, as the cachedb_url of db_cachedb"
+        )
         which = sub.add_mutually_exclusive_group()
         which.add_argument("--modules", nargs="+", metavar="NAME", help="only the tables of these modules")
         which.add_argument("--all", action="store_true", help="the tables of all modules (the default)")
@@ -53,6 +61,37 @@ def declared_tables(modules: Sequence[str] | None) -> list[Table]:
     return [found[name] for name in sorted(found)]
 
 
+class WallClock:
+    """What the driver of a store asks of a server, where there is none."""
+
+    def time(self) -> float:
+        return time.time()
+
+
+@asynccontextmanager
+async def working_driver(url: DbUrl, store: str = "") -> AsyncIterator[DbDriver]:
+    """The driver of a URL's scheme while it is worked with. store: of a cachedb URL. Raises DatabaseError."""
+    driver = driver_for(url)
+    stores = CacheDbs()
+    if store:
+        if not isinstance(driver, DbCachedb):
+            raise DatabaseError(f"{url}: only a cachedb URL has a store")
+        try:
+            driver.set_cachedb_url(store)
+            below = find_module(f"cachedb_{store.partition(':')[0]}")()
+        except (ModuleLoadError, ValueError) as error:
+            raise DatabaseError(f"{url}: --store: {error}") from error
+        below.core = cast("Core", WallClock())
+        if isinstance(below, CacheDbDriver):
+            stores.add(below)
+        driver.work_alone(stores.get)
+    try:
+        yield driver
+    finally:
+        for failure in await stores.close():
+            print(f"opensipspy db: {failure}", file=sys.stderr)
+
+
 def driver_for(url: DbUrl) -> DbDriver:
     """The driver of a URL's scheme; raises DatabaseError."""
     try:
@@ -72,28 +111,34 @@ def parsed(url: str) -> DbUrl:
         raise DatabaseError(str(error)) from error
 
 
-def create(url: str, modules: Sequence[str] | None = None) -> list[str]:
+def create(url: str, modules: Sequence[str] | None = None, store: str = "") -> list[str]:
     """Make the missing tables of the modules (all modules when None); returns the names of those that were made.
 
     Raises DatabaseError and ModuleLoadError; with a table there in another version, nothing is changed.
     """
     target = parsed(url)
-    return asyncio.run(driver_for(target).create_tables(target, declared_tables(modules)))
+
+    async def make() -> list[str]:
+        async with working_driver(target, store) as driver:
+            return await driver.create_tables(target, declared_tables(modules))
+
+    return asyncio.run(make())
 
 
-async def versions(url: DbUrl) -> dict[str, int]:
+async def versions(url: DbUrl, store: str = "") -> dict[str, int]:
     """The version of each table that the database knows."""
-    database = driver_for(url).open_database(url)
-    try:
-        rows = await database.select(VERSION_TABLE.name, ("table_name", "table_version"), order="table_name")
-    finally:
-        await database.close()
+    async with working_driver(url, store) as driver:
+        database = driver.open_database(url)
+        try:
+            rows = await database.select(VERSION_TABLE.name, ("table_name", "table_version"), order="table_name")
+        finally:
+            await database.close()
     return {str(name): version if isinstance(version, int) else 0 for name, version in rows}
 
 
-def show(url: str, modules: Sequence[str] | None) -> int:
+def show(url: str, modules: Sequence[str] | None, store: str = "") -> int:
     target = parsed(url)
-    there = asyncio.run(versions(target))
+    there = asyncio.run(versions(target, store))
     status = 0
     print(f"{target}")
     for table in declared_tables(modules):
@@ -146,13 +191,13 @@ def asked() -> bool:
 def run(args: argparse.Namespace) -> int:
     try:
         if args.command == "show":
-            return show(args.url, args.modules)
+            return show(args.url, args.modules, args.store)
         if args.command == "migrate":
             confirm = (lambda: True) if args.yes else asked
             return migrate(args.url, args.modules, dry_run=args.dry_run, confirm=confirm)
         tables = declared_tables(args.modules)
         print(f"{parsed(args.url)}: {', '.join(table.name for table in tables)}")
-        made = create(args.url, args.modules)
+        made = create(args.url, args.modules, args.store)
     except (DatabaseError, ModuleLoadError) as error:
         print(f"opensipspy db: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@ not about SQL itself, and what is different with documents."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from opensipspy.cachedb import CacheError, CacheUrl
+from opensipspy.cli import db
 from opensipspy.cli.db import declared_tables
 from opensipspy.db import Database, DatabaseError, DbDriver, Insert, Table, parse_url
 from opensipspy.dbdrivers.cachedb_local import CachedbLocal
@@ -276,3 +278,34 @@ def test_a_killed_server_is_used_again(mortal: DocumentsBackend, caplog: pytest.
 
     mortal.play(scenario)
     assert sum("is not available: " in record.getMessage() for record in caplog.records) == 1
+
+
+def test_the_command_line_makes_and_shows_the_collections(
+    mongodb_server: SecantusServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`opensipspy db create --store`: once, with version documents that modules accept."""
+    store = mongodb_server.url("docs").replace("/test.", "/by_command.")
+    words = ["--url", "cachedb://mongodb:docs", "--modules", "domain", "usrloc"]
+    parser = argparse.ArgumentParser()
+    db.configure(parser)
+
+    def call(*more: str) -> tuple[int, str]:
+        status = db.run(parser.parse_args([*more, *words]))
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    assert call("create", "--store", store) == (
+        0,
+        "cachedb://mongodb:docs: domain, location\nmade version, domain, location\n",
+    )
+    assert call("create", "--store", store)[1].endswith("all of them are there\n")
+    status, shown = call("show", "--store", store)
+    assert status == 0
+    assert "location             version 1013" in shown
+    assert call("create") == (
+        1,
+        "cachedb://mongodb:docs: domain, location\n"
+        "opensipspy db: cachedb://mongodb:docs: the store is needed: "
+        "--store mongodb:group://host:port/database.collection\n",
+    )
+    assert "cachedb_nosuch" in call("create", "--store", "nosuch:docs://u:geheim@h/d.c")[1]
