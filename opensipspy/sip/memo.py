@@ -13,6 +13,7 @@ from mypy_extensions import mypyc_attr
 from opensipspy.sip.uri import LONGEST_KEPT, UriCache
 
 MOST_HOPS: Final = 1024
+MOST_ORDERS: Final = 256
 
 
 @mypyc_attr(acyclic=True)
@@ -30,11 +31,22 @@ class Hop:
 class Memo:
     """One for each place where messages come in. Nobody changes what it hands out."""
 
-    __slots__ = ("hops", "uris")
+    __slots__ = ("hops", "orders", "uris")
 
     def __init__(self) -> None:
         self.uris: UriCache = UriCache()
         self.hops: dict[str, Hop] = {}
+        self.orders: dict[bytes, bytes] = {}
+
+    def one_order(self, kinds: bytes) -> bytes:
+        """The same kinds of headers in the same order, of a message before if there was one: requests that wait share
+        them, for phones of one make write alike."""
+        found = self.orders.get(kinds)
+        if found is not None:
+            return found
+        if len(kinds) <= LONGEST_KEPT and len(self.orders) < MOST_ORDERS:
+            self.orders[kinds] = kinds
+        return kinds
 
     def keep_hop(self, text: str, hop: Hop) -> None:
         """Remember what a sent-by says."""

@@ -210,6 +210,8 @@ class Message:
     def forget_parsed(self) -> None:
         """Let go of what was parsed, the places of the headers included; it is parsed again when it is asked for again.
         More than half of the memory of a request that only waits for its answer."""
+        if self.memo is not None:
+            self._kinds = self.memo.one_order(self._kinds)
         self._firsts = _NO_PLACES
         self._values = _NO_PLACES
         self._starts = _NO_PLACES

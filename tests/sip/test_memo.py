@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from opensipspy.sip import Memo, Message, ParseError, parse_message
-from opensipspy.sip.memo import MOST_HOPS
+from opensipspy.sip.memo import MOST_HOPS, MOST_ORDERS
 from opensipspy.sip.uri import LONGEST_KEPT
 from tests.sip.samples import HERE, THERE, request
 
@@ -43,3 +43,17 @@ def test_what_is_remembered_is_bounded() -> None:
     assert parse_with(memo, request().replace(VIA, long.encode())).via.host == long
     assert long not in memo.hops
     assert memo.uris.parse(f"sip:{long}") is not memo.uris.parse(f"sip:{long}")
+
+
+def test_requests_that_wait_share_the_order_of_their_headers_as_far_as_it_is_bounded() -> None:
+    memo = Memo()
+    one, other = bytes([1, 2, 3]), bytes([1, 2, 3])
+    assert memo.one_order(one) is one
+    assert memo.one_order(other) is one
+    for number in range(2 * MOST_ORDERS):
+        kinds = bytes([number % 256, number // 256])
+        assert memo.one_order(kinds) == kinds
+    assert len(memo.orders) == MOST_ORDERS
+    long = bytes(LONGEST_KEPT + 1)
+    assert memo.one_order(long) == long
+    assert len(memo.orders) == MOST_ORDERS
