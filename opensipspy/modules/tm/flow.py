@@ -97,7 +97,7 @@ ERROR_REPLY: Final = "error_reply"
 """Key in `Run.ctx` of the (code, reason) that describes the last failure; `sl_reply_error()` sends it."""
 
 MOST_TRANSACTIONS: Final = 200_000
-"""As many may be open at once; at 4 to 6 kB each that is 1 GB."""
+"""As many may be open at once; at 4 kB each that is 0.8 GB."""
 
 RETRY_AFTER_S: Final = 5
 
