@@ -104,44 +104,30 @@ def test_half_a_character_in_json_holds_nothing_up(play: Play, file: Path, text:
     assert rows(file, "SELECT name FROM people WHERE id > 3") == [("dora",)]
 
 
-HOSTILE = [r'x\","id":"1', 'x"},{"age":"99', 'x", "name":"anna', "a\\", 'say "hi"', "{}[]:,", r"\ud800"]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_variable_within_a_string_of_json_stays_there(play: Play, file: Path, text: str) -> None:
-    """The manual's own way to write a filter, '[{"username": "$tu"}]': what a caller sends ends no string."""
-    got = play(
-        """
-        $var(x) = $hdr(Subject);
-        sql_insert("people", '[{"note":"$var(x)"},{"age":$var(five)},{"name":"of $fU: $var(x)"}]');
-        xlog("@ $rc\n");
-        sql_select('["age"]', "people", '[{"note":"$var(x)"}]', , "$avp(age)");
-        xlog("@ $rc $avp(age)\n");
-        sql_delete("people", '[{"name":"$var(x)"}]');
-        $var(filter) = '[{"name":"bert"}]';
-        sql_delete("people", $var(filter));
-        xlog("@ $rc\n");
-        """.replace("$var(five)", "$(var(x){s.len})"),
-        user=f"alice@example.com>;tag=1\r\n    Subject: {text}\r\n    X-Rest: <sip:b",
-    )
-    assert got == ["1", f"1 {len(text)}", "1"]
-    assert rows(file, "SELECT note, age, name FROM people WHERE note IS NOT NULL AND id > 3") == [
-        (text, len(text), f"of alice: {text}")
-    ]
-    assert rows(file, "SELECT name, age FROM people WHERE id < 4 ORDER BY id") == [("anna", 31), ("carl", 7)]
-
-
-def test_json_in_double_quotes(play: Play, file: Path) -> None:
+def test_a_filter_that_is_empty_is_not_every_row(play: Play, file: Path) -> None:
+    """Left out it is every row; an empty text is no JSON."""
     got = play("""
-        $var(x) = 'say "hi"';
-        sql_update("[{\\"note\\":\\"$var(x)\\"}]", "people", "[{\\"name\\":\\"anna\\"}]");
-        xlog("@ $rc\\n");
-        sql_select_one("[\\"note\\"]", "people", "[{\\"note\\":\\"$var(x)\\"}]", , "$var(found)");
-        xlog("@ $rc $var(found)\\n");
-        sql_select('["$var(nothing)"]', "people", '[{"note":"$avp(missing)"}]', , "$avp(none)");
-        xlog("@ $rc\\n");
+        $var(empty) = "";
+        sql_delete("people", $var(empty));
+        $var(a) = $rc;
+        sql_update('[{"age":1}]', "people", $var(empty));
+        $var(b) = $rc;
+        sql_select('["age"]', "people", "", , "$avp(age)");
+        xlog("@ $var(a) $var(b) $rc\\n");
     """)
-    assert [line for line in got if "sqlops" not in line] == ["1", '1 say "hi"', "-1"]
+    assert [line for line in got if "sqlops" not in line] == ["-1 -1 -1"]
+    assert rows(file, "SELECT age FROM people ORDER BY id") == [(31,), (3000000000,), (7,)]
+
+
+def test_what_a_variable_holds_is_not_expanded(play: Play) -> None:
+    """A dollar sign that a caller sends stays one."""
+    got = play("""
+        $var(secret) = "anna";
+        $var(filter) = '[{"name":"' + "$" + 'var(secret)"}]';
+        sql_select('["age"]', "people", $var(filter), , "$avp(age)");
+        xlog("@ $rc $var(filter)\\n");
+    """)
+    assert got == ['-2 [{"name":"$var(secret)"}]']
 
 
 # --- raw statements

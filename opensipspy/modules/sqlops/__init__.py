@@ -2,8 +2,7 @@
 
 What a structured function is given (columns, conditions, values) reaches the database bound, never as a part of the
 statement's text, and the names of tables and columns are checked: a value from a message cannot change what a statement
-does. A variable within a string of the JSON is escaped, so that it cannot end the string and add columns or conditions.
-Only `sql_query()` and `sql_query_one()` take a statement as it is.
+does. Only `sql_query()` and `sql_query_one()` take a statement as it is.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ from opensipspy.module import (
 from opensipspy.modules.sqlops.parse import (
     DOMAIN,
     USER,
-    JsonText,
     Name,
     Scheme,
     Source,
@@ -111,9 +109,6 @@ def kept(avp: str, value: Value) -> Value:
 
 AvpList = Annotated[list[VarRef] | None, NoExpand(), Fixup("avps", "string")]
 DatabaseId = Annotated[int | None, Fixup("known_database", "int")]
-JsonParam = Annotated[JsonText, NoExpand(), Fixup("json_text", "string")]
-OptionalJson = Annotated[JsonText | None, NoExpand(), Fixup("json_text", "string")]
-OmittableJson = Annotated[JsonText | None, Omittable(), NoExpand(), Fixup("json_text", "string")]
 SourceParam = Annotated[Source, NoExpand(), Fixup("source", "string")]
 
 
@@ -193,9 +188,6 @@ class Sqlops(Module):
             raise ValueError(f"no db_url has the number {number}")
         return number
 
-    def json_text(self, text: str) -> JsonText:
-        return JsonText(text, self._catalogue)
-
     def source(self, text: str) -> Source:
         return Source(text, self._catalogue)
 
@@ -255,9 +247,9 @@ class Sqlops(Module):
     async def sql_select(
         self,
         run: Run,
-        columns: OmittableJson,
+        columns: Annotated[str | None, Omittable()],
         table: str,
-        filter: OptionalJson = None,
+        filter: str | None = None,
         order: str | None = None,
         res_col_avps: AvpList = None,
         db_id: DatabaseId = None,
@@ -267,15 +259,15 @@ class Sqlops(Module):
         columns: '["a","b"]', all when left out. filter: '[{"a":"x"},{"b":{">":3}}]'. order: a column. Without
         res_col_avps the columns go to $avp(1), $avp(2)... Returns 1, -2 without a row, -1 on failure.
         """
-        return self._to_avps(run, await self._select(run, columns, table, filter, order, 0, db_id), res_col_avps)
+        return self._to_avps(run, await self._select(columns, table, filter, order, 0, db_id), res_col_avps)
 
     @script_function()
     async def sql_select_one(
         self,
         run: Run,
-        columns: OmittableJson,
+        columns: Annotated[str | None, Omittable()],
         table: Annotated[str | None, Omittable()],
-        filter: JsonParam,
+        filter: str,
         order: Annotated[str | None, Omittable()],
         res_col_vars: Annotated[list[VarRef], NoExpand(), WritableVar(), Fixup("variables_to_write", "string")],
         db_id: DatabaseId = None,
@@ -284,23 +276,21 @@ class Sqlops(Module):
 
         There must be a variable for each column. Without a table it is usr_table. Returns 1, -2, or -1.
         """
-        rows = await self._select(run, columns, table or self.usr_table, filter, order, 1, db_id)
+        rows = await self._select(columns, table or self.usr_table, filter, order, 1, db_id)
         return self._to_variables(run, rows, res_col_vars)
 
     async def _select(
         self,
-        run: Run,
-        columns: JsonText | None,
+        columns: str | None,
         table: str | None,
-        conditions: JsonText | None,
+        conditions: str | None,
         order: str | None,
         limit: int,
         db_id: int | None,
     ) -> list[tuple[DbValue, ...]] | None:
         try:
-            names = columns.value(run) if columns is not None else None
-            wanted = columns_of(names) if names else []
-            where = self._where(run, conditions)
+            wanted = columns_of(columns) if columns else []
+            where = self._where(conditions)
             return await self._databases[db_id or 0].select(table or "", wanted, where, order or "", limit)
         except (ValueError, DatabaseError) as error:
             self.core.log.error("sqlops: select from %s: %s", table, error)
@@ -308,45 +298,45 @@ class Sqlops(Module):
 
     @script_function()
     async def sql_update(
-        self, run: Run, columns: JsonParam, table: str, filter: OptionalJson = None, db_id: DatabaseId = None
+        self, run: Run, columns: str, table: str, filter: str | None = None, db_id: DatabaseId = None
     ) -> int:
         """Set columns ('[{"a":1},{"b":"x"}]') of the rows that a filter finds, of all rows without one. 1 or -1."""
         try:
-            write = Update(table or "", row_of(columns.value(run) or ""), self._where(run, filter))
+            write = Update(table or "", row_of(columns or ""), self._where(filter))
         except ValueError as error:
             return self._refused("update", table, error)
         return await self._write(db_id, "update", write)
 
     @script_function()
-    async def sql_insert(self, run: Run, table: str, columns: JsonParam, db_id: DatabaseId = None) -> int:
+    async def sql_insert(self, run: Run, table: str, columns: str, db_id: DatabaseId = None) -> int:
         """Add a row ('[{"a":1},{"b":"x"}]'). 1 or -1."""
         try:
-            write = Insert(table or "", row_of(columns.value(run) or ""))
+            write = Insert(table or "", row_of(columns or ""))
         except ValueError as error:
             return self._refused("insert", table, error)
         return await self._write(db_id, "insert", write)
 
     @script_function()
-    async def sql_replace(self, run: Run, table: str, columns: JsonParam, db_id: DatabaseId = None) -> int:
+    async def sql_replace(self, run: Run, table: str, columns: str, db_id: DatabaseId = None) -> int:
         """Put a row ('[{"a":1},{"b":"x"}]') in place of any that has the same unique key. 1 or -1."""
         try:
-            write = Replace(table or "", row_of(columns.value(run) or ""))
+            write = Replace(table or "", row_of(columns or ""))
         except ValueError as error:
             return self._refused("replace", table, error)
         return await self._write(db_id, "replace", write)
 
     @script_function()
-    async def sql_delete(self, run: Run, table: str, filter: OptionalJson = None, db_id: DatabaseId = None) -> int:
+    async def sql_delete(self, run: Run, table: str, filter: str | None = None, db_id: DatabaseId = None) -> int:
         """Remove the rows that a filter finds, all rows without one. 1 or -1."""
         try:
-            write = Delete(table or "", self._where(run, filter))
+            write = Delete(table or "", self._where(filter))
         except ValueError as error:
             return self._refused("delete", table, error)
         return await self._write(db_id, "delete", write)
 
     @staticmethod
-    def _where(run: Run, text: JsonText | None) -> list[Condition]:
-        where = filter_of(text.value(run) if text is not None else None)
+    def _where(text: str | None) -> list[Condition]:
+        where = filter_of(text)
         for _, operator, _ in where:
             if operator not in OPERATORS:
                 raise ValueError(f"{operator!r} is none of {' '.join(sorted(OPERATORS))}")

@@ -8,9 +8,8 @@ from typing import Any, Final, NoReturn
 
 from opensipspy.db import Condition, DbValue
 from opensipspy.script.declare import Catalogue
-from opensipspy.script.formats import parse_format
 from opensipspy.script.run import Run, Value
-from opensipspy.script.varsyntax import Reader, VarSpec, parse_variable
+from opensipspy.script.varsyntax import VarSpec, parse_variable
 
 MAX_JSON: Final = 1024 * 1024
 """Characters of a JSON text that a function takes."""
@@ -183,48 +182,6 @@ class Name:
 # --- JSON
 
 
-class JsonText:
-    """JSON with variables: one within a string is escaped and stays within it, others are JSON themselves."""
-
-    __slots__ = ("_format", "_parts")
-
-    def __init__(self, text: str, catalogue: Catalogue) -> None:
-        self._format = parse_format(text, catalogue)
-        self._parts: list[tuple[str, Reader | None, bool]] = []
-        inside = False
-        for part in self._format.parts:
-            if isinstance(part, VarSpec):
-                self._parts.append(("", part.reader(), inside))
-                continue
-            self._parts.append((part, None, False))
-            inside = inside_string(part, inside)
-
-    def value(self, run: Run) -> str | None:
-        """The JSON; NULL when it is one variable that is NULL."""
-        if self._format.constant is not None or self._format.single is not None:
-            return self._format.value(run)
-        texts = []
-        for text, read, inside in self._parts:
-            if read is not None:
-                value = read(run)
-                text = "<null>" if value is None else str(value)
-                if inside:
-                    text = json.dumps(text, ensure_ascii=False)[1:-1]
-            texts.append(text)
-        return "".join(texts)
-
-
-def inside_string(text: str, inside: bool) -> bool:
-    """Whether JSON is within a string behind the text. inside: whether it is before."""
-    letters = iter(text)
-    for letter in letters:
-        if letter == '"':
-            inside = not inside
-        elif letter == "\\" and inside:
-            next(letters, "")
-    return inside
-
-
 def columns_of(text: str) -> list[str]:
     """Of '["a","b"]'; raises ValueError."""
     members = _array(text, "columns")
@@ -249,9 +206,12 @@ def row_of(text: str) -> dict[str, DbValue]:
 
 
 def filter_of(text: str | None) -> list[Condition]:
-    """Of '[{"a":"x"},{"b":{"!=":null}}]'; None and "" are no condition. Raises ValueError."""
-    if text is None or not text.strip():
+    """Of '[{"a":"x"},{"b":{"!=":null}}]'; None is no condition. Raises ValueError."""
+    if text is None:
         return []
+    if not text.strip():
+        # A variable that happens to be empty must not mean every row.
+        raise ValueError("a filter is empty; leave it out to mean every row")
     found: list[Condition] = []
     for member in _objects(text, "a filter"):
         for column, value in member.items():
