@@ -15,7 +15,7 @@ import sys
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from opensipspy import sip
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header
@@ -154,22 +154,27 @@ class UdpListener:
         sending = self._round
         sending.open = len(taken) > 1
         try:
-            for data, address in taken:
+            for data, source in taken:
+                address: str = source[0]
+                port: int = source[1]
                 if self._allow_proxy:
-                    data = self._without_header(data, (address[0], address[1]))
+                    data = self._without_header(data, (address, port))
                     if not data:
                         continue
-                deliver(data, Peer(sip.PROTO_UDP, address[0], address[1]), socket)
+                deliver(data, Peer(sip.PROTO_UDP, address, port), socket)
                 if len(sending.held) >= MOST_HELD:
                     sending.send()
         finally:
             sending.open = False
             sending.send()
 
-    def _take(self) -> list[tuple[bytes, tuple[str, int]]]:
-        """What the kernel holds, not more than a round's worth."""
+    def _take(self) -> list[tuple[bytes, Any]]:
+        """What the kernel holds, not more than a round's worth.
+
+        An address has two parts over IPv4 and four over IPv6, so it has no tuple type that compiled code would check.
+        """
         receive = self._os.recvfrom
-        taken: list[tuple[bytes, tuple[str, int]]] = []
+        taken: list[tuple[bytes, Any]] = []
         for _ in range(DRAIN):
             try:
                 taken.append(receive(DATAGRAM_BYTES))
