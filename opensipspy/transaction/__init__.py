@@ -6,7 +6,17 @@ it, `best` chooses among final responses.
 
 from .best import best_branch, collected_challenges
 from .ident import branch_parameter, call_hash, split_branch
-from .layer import ABSORBED, DELIVERED, FINISHED, FORWARD, NOTHING, Hooks, TransactionLayer
+from .layer import (
+    ABSORBED,
+    COMPLETED_ELSEWHERE,
+    DELIVERED,
+    FINISHED,
+    FORWARD,
+    NOTHING,
+    ORIGINATOR_CANCEL,
+    Hooks,
+    TransactionLayer,
+)
 from .state import (
     CANCELLED,
     DESTROYED,
@@ -26,6 +36,7 @@ from .state import (
 __all__ = [
     "ABSORBED",
     "CANCELLED",
+    "COMPLETED_ELSEWHERE",
     "DELIVERED",
     "DESTROYED",
     "EVENTS",
@@ -34,6 +45,7 @@ __all__ = [
     "FORWARD",
     "LOCAL_COMPLETED",
     "NOTHING",
+    "ORIGINATOR_CANCEL",
     "REQUEST_IN",
     "RESPONSE_IN",
     "RESPONSE_OUT",

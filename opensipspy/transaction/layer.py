@@ -32,6 +32,11 @@ from opensipspy.transaction.timers import NEVER, SLACK, Timed, Wheel
 
 LABELS_DRAWN: Final = 64
 
+# Reason headers of CANCELs (RFC 3326 section 3), as scripts and phones know them from OpenSIPS.
+COMPLETED_ELSEWHERE: Final = 'Reason: SIP ;cause=200 ;text="Call completed elsewhere"\r\n'
+NO_ANSWER: Final = 'Reason: SIP;cause=480;text="NO_ANSWER"\r\n'
+ORIGINATOR_CANCEL: Final = 'Reason: SIP;cause=487;text="ORIGINATOR_CANCEL"\r\n'
+
 # What `receive_reply` found.
 ABSORBED: Final = 0
 DELIVERED: Final = 1
@@ -502,7 +507,7 @@ class TransactionLayer:
         branch.cancelled = True
         transaction = branch.transaction
         try:
-            data = build_cancel(branch.sent(), transaction.cancel_reason + transaction.headers)
+            data = build_cancel(branch.sent(), _reason(branch) + transaction.headers)
         except ParseError:
             return
         cancel = Client(transaction, False)
@@ -685,6 +690,18 @@ class TransactionLayer:
             self._server_input(transaction, t_.TIMER_RESEND, b"", now)
         else:
             self._wheel.arm(transaction)
+
+
+def _reason(branch: Branch) -> str:
+    """The Reason header of a CANCEL (RFC 3326): a phone that is told so does not show a call answered elsewhere as
+    missed."""
+    transaction = branch.transaction
+    final = transaction.final
+    if 200 <= transaction.uas_status < 300 or (final is not None and 200 <= final.status < 300):
+        return COMPLETED_ELSEWHERE
+    if not transaction.cancel_reason and branch.state == t_.ABANDONED:
+        return NO_ANSWER
+    return transaction.cancel_reason
 
 
 def _reply_input(status: int) -> int:

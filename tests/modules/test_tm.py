@@ -342,6 +342,65 @@ def test_the_reason_of_a_cancel_is_passed_on_when_asked() -> None:
     assert cancel.value(sip.H_REASON) == 'SIP;cause=200;text="Call completed elsewhere"'
 
 
+def test_a_phone_is_told_that_the_call_was_completed_elsewhere() -> None:
+    """RFC 3326 §3.1: with that reason it shows no missed call."""
+    bench = TmBench()
+    bench.invite(CAROL)
+    bob, carol = bench.take()[1:]
+    bench.answer(bob, 180)
+    bench.words()
+    bench.answer(carol, 200, to_tag="c1")
+    cancel = next(msg for msg in bench.take() if msg.method == "CANCEL" and msg.is_request)
+    assert cancel.value(sip.H_REASON) == 'SIP ;cause=200 ;text="Call completed elsewhere"'
+
+
+def test_a_phone_is_told_that_a_call_was_answered_here() -> None:
+    """RFC 3326 §3.1: an answer of the script's own is one, too."""
+    bench = TmBench()
+    run = bench.invite()
+    bench.answer(bench.take()[1], 180)
+    bench.words()
+    bench.call("t_reply", run, 200, "OK")
+    cancel = next(msg for msg in bench.take() if msg.method == "CANCEL" and msg.is_request)
+    assert "cause=200" in cancel.value(sip.H_REASON)
+
+
+def test_a_phone_is_told_that_the_caller_gave_up() -> None:
+    """RFC 3326: the reason of OpenSIPS, for a CANCEL that has none to pass on, also when it was held back (§9.1)."""
+    bench = TmBench()
+    bench.invite(CAROL)
+    bob, carol = bench.take()[1:]
+    bench.answer(bob, 180)
+    bench.words()
+    bench.cancel()
+    bench.answer(carol, 180)
+    cancels = [msg for msg in bench.take() if msg.method == "CANCEL" and msg.is_request]
+    assert [msg.value(sip.H_REASON) for msg in cancels] == ['SIP;cause=487;text="ORIGINATOR_CANCEL"'] * 2
+
+
+def test_a_phone_is_told_that_it_rang_for_too_long() -> None:
+    """RFC 3326; timer C of RFC 3261 §16.8."""
+    bench = TmBench(fr_inv_timeout=5)
+    bench.invite()
+    bench.answer(bench.take()[1], 180)
+    bench.words()
+    bench.core.advance(5.5)
+    cancel = next(msg for msg in bench.take() if msg.method == "CANCEL" and msg.is_request)
+    assert cancel.value(sip.H_REASON) == 'SIP;cause=480;text="NO_ANSWER"'
+
+
+def test_a_6xx_gives_the_others_no_reason() -> None:
+    """RFC 3261 §16.7 step 5: nobody took the call, and nobody gave it up."""
+    bench = TmBench()
+    bench.invite(CAROL)
+    bob, carol = bench.take()[1:]
+    bench.answer(bob, 180)
+    bench.words()
+    bench.answer(carol, 603, to_tag="c1")
+    cancel = next(msg for msg in bench.take() if msg.method == "CANCEL" and msg.is_request)
+    assert not cancel.has(sip.H_REASON)
+
+
 def test_the_script_can_give_its_own_reason_to_a_cancel() -> None:
     """t_add_cancel_reason."""
     bench = TmBench()

@@ -31,12 +31,14 @@ from opensipspy.script.run import Run
 from opensipspy.script.variables_branch import main_branch
 from opensipspy.transaction import (
     CANCELLED,
+    COMPLETED_ELSEWHERE,
     DESTROYED,
     EVENTS,
     FAILURE,
     FINISHED,
     FORWARD,
     LOCAL_COMPLETED,
+    ORIGINATOR_CANCEL,
     REQUEST_IN,
     RESPONSE_IN,
     RESPONSE_OUT,
@@ -393,10 +395,13 @@ class Flow(Hooks):
         return 1
 
     def cancel_call(self, invite: Transaction, reason: str, now: float) -> None:
-        """The caller gave up: cancel all branches; without any, the answer is 487 at once."""
+        """The caller gave up: cancel all branches; without any, the answer is 487 at once.
+
+        reason: a Reason header for the CANCELs, a complete line; "" says who gave up (RFC 3326).
+        """
         invite.cancelled = True
         invite.no_more = True
-        invite.cancel_reason = reason
+        invite.cancel_reason = reason or ORIGINATOR_CANCEL
         invite.busy += 1
         self.fire(CANCELLED, invite, invite.run, None, 0)
         self.layer.cancel_pending(invite, now)
@@ -1038,6 +1043,7 @@ class Flow(Hooks):
         now = self.core.now()
         destinations = self.destinations(source)
         if cancel:
+            transaction.cancel_reason = COMPLETED_ELSEWHERE
             self.layer.cancel_pending(transaction, now)
         added = [b for b in (self.add(transaction, run, d) for d in destinations) if b is not None]
         if transaction.request.has(sip.H_MAX_BREADTH):
