@@ -3,6 +3,7 @@
 Bytes come in, bytes go out, and nothing is decided here.
 """
 
+from opensipspy.net.bin import BinTransport
 from opensipspy.net.dns import (
     DnsClient,
     DnsError,
@@ -24,6 +25,7 @@ from opensipspy.net.transport import Deliver, Hint, SocketOptions, Transport, so
 from opensipspy.net.udp import UdpSettings, UdpTransport
 
 __all__ = [
+    "BinTransport",
     "Budget",
     "Deliver",
     "DnsClient",

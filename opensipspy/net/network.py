@@ -39,7 +39,9 @@ class Network:
         return [transport for transport in self._transports.values() if isinstance(transport, TcpTransport)]
 
     def bind(self, socket: Socket, options: SocketOptions | None = None) -> None:
-        """Open a listening point. Raises LookupError when no transport serves its protocol, OSError from the system."""
+        """Open a listening point. Raises LookupError when no transport serves its protocol, OSError from the system.
+
+        One of BIN is not among `sockets`: those are for SIP."""
         transport = self._transports.get(socket.proto)
         if transport is None:
             raise LookupError(sip.proto_name(socket.proto))
@@ -48,8 +50,9 @@ class Network:
         transport.bind(socket)
         if self._serving:
             transport.admit(socket)
-        self.sockets.append(socket)
-        self._changed()
+        if socket.proto != sip.PROTO_BIN:
+            self.sockets.append(socket)
+            self._changed()
 
     def unbind(self, socket: Socket) -> None:
         """Close a listening point; what was received there can still be answered over connections. Raises LookupError

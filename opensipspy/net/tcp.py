@@ -190,7 +190,7 @@ class TcpConnection(asyncio.Protocol):
         # What was read and waits for its turn, and whether what was worked on of it has ended a message.
         self._rest = bytearray()
         self._cut = False
-        self._framer: Feeder = StreamFramer(settings.limits)
+        self._framer: Feeder = owner.make_framer(settings)
         self._expects_proxy = not outgoing and owner.expects_proxy(socket)
         self._preface = b""
         # Whether the WebSocket handshake of ours has begun: more of TLS may come before its answer.
@@ -533,6 +533,10 @@ class TcpTransport(Transport):
     def make_web(self, connection: TcpConnection) -> Web | None:
         """The WebSocket of a connection. Raises LayerError."""
         return None
+
+    def make_framer(self, settings: TcpSettings) -> Feeder:
+        """What cuts a connection's stream into messages."""
+        return StreamFramer(settings.limits)
 
     def reusable(self, connection: TcpConnection, hint: Hint | None) -> bool:
         """Whether a message may leave over a connection that is there."""

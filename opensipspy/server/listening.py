@@ -13,6 +13,7 @@ from opensipspy.server.services import split_destination
 from opensipspy.sip import Socket
 
 ANY: Final = "*"
+BIN: Final = "bin"
 MOST_SOCKETS: Final = 256
 
 
@@ -61,9 +62,19 @@ class Planned:
         self.options = options
 
 
+def listening_protocol(name: str) -> int:
+    """The number of a protocol that can be listened on, 0 for an unknown one."""
+    return sip.PROTO_BIN if name.lower() == BIN else sip.proto_number(name)
+
+
 def parse_listen(text: str) -> Listen:
     """A `-l` value, "[proto:]host[:port]"; raises ListenError."""
-    proto, host, port = split_destination(text)
+    head, _, rest = text.partition(":")
+    if head.strip().lower() == BIN and rest:
+        _, host, port = split_destination(rest)
+        proto = sip.PROTO_BIN
+    else:
+        proto, host, port = split_destination(text)
     if not host:
         raise ListenError(f"{text!r} is no [protocol:]address[:port]")
     return Listen(proto, host, port)
@@ -79,7 +90,7 @@ def plan(
     found: list[Planned] = []
     seen: set[tuple[int, str, int]] = set()
     for line in lines:
-        protocols = [line.proto] if line.proto else list(ports)
+        protocols = [line.proto] if line.proto else [proto for proto in ports if proto != sip.PROTO_BIN]
         for proto in protocols:
             if proto not in ports:
                 name = sip.proto_name(proto)

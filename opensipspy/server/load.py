@@ -35,7 +35,7 @@ from opensipspy.script.probes import compile_watched
 from opensipspy.script.program import BadRecipe, Program
 from opensipspy.server.blacklists import DNS, Blacklists
 from opensipspy.server.errors import LoadError
-from opensipspy.server.listening import Listen, parse_listen, plan
+from opensipspy.server.listening import Listen, listening_protocol, parse_listen, plan
 from opensipspy.server.options import Options
 from opensipspy.server.services import Services
 
@@ -103,7 +103,7 @@ class Loaded:
             for port in line.ports or (0,):
                 found.append(
                     Listen(
-                        sip.proto_number(line.proto),
+                        listening_protocol(line.proto),
                         line.host,
                         port,
                         advertised_address=line.as_host,

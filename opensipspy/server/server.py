@@ -366,7 +366,8 @@ class Server:
             raise StartError(f"cannot listen on {socket.text}: {error.strerror or error}") from error
         except LookupError as error:
             raise StartError(f"cannot listen on {socket.text}: no transport for {error}") from error
-        self.core.identity.add_socket(socket, planned.name, planned.subdomains)
+        if socket.proto != sip.PROTO_BIN:
+            self.core.identity.add_socket(socket, planned.name, planned.subdomains)
 
     def _start_resolver(self) -> None:
         settings = self.loaded.globals

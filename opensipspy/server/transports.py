@@ -9,6 +9,7 @@ from opensipspy.module import Module
 from opensipspy.module.paths import TcpPaths
 from opensipspy.module.tls import TlsDomains
 from opensipspy.net import (
+    BinTransport,
     Budget,
     Deliver,
     TcpSettings,
@@ -30,6 +31,8 @@ NEEDS_WEBSOCKETS: Final = "the package websockets is missing: pip install 'opens
 # How many connections may wait to be taken where the script does not say: OpenSIPS's 10 are overrun by any burst, and
 # who is left out tries again a second later.
 BACKLOG: Final = 512
+# What one node may keep waiting: whole tables are sent to one that has just started.
+BIN_QUEUE_BYTES: Final = 16 << 20
 # The least that one address may have open, and the least of handshakes at a time.
 LEAST_CONNECTIONS: Final = 16
 
@@ -57,6 +60,7 @@ class Transports:
             ("proto_ws", self._ws),
             ("proto_wss", self._wss),
             ("proto_sctp", self._sctp),
+            ("proto_bin", self._bin),
         ):
             module = self._modules.get(name)
             if module is not None:
@@ -155,6 +159,15 @@ class Transports:
             require_origin=yes(module.require_origin),
             check_reuse=bool(module.cert_check_on_conn_reusage),
         )
+
+    def _bin(self, module: Any, limits: sip.Limits, _: int) -> Transport:
+        settings = tcp_settings(self._settings, limits).but(
+            max_postponed=max(1, int(module.bin_async_max_postponed_chunks)),
+            max_chunks=max(0, int(module.bin_max_msg_chunks)),
+            send_timeout_s=0.0 if module.bin_async else milliseconds(module.bin_send_timeout),
+            queue_bytes=BIN_QUEUE_BYTES,
+        )
+        return BinTransport(module.received, self._loop, settings, self._budget, module.opened)
 
     def _domains(self, name: str) -> TlsDomains:
         module = self._modules.get("tls_mgm")

@@ -21,6 +21,7 @@ from opensipspy.sip.edits import (
     Note,
 )
 from opensipspy.sip.endpoints import (
+    PROTO_BIN,
     PROTO_NONE,
     PROTO_SCTP,
     PROTO_TCP,
@@ -277,6 +278,7 @@ __all__ = [
     "M_UPDATE",
     "PING",
     "PONG",
+    "PROTO_BIN",
     "PROTO_NONE",
     "PROTO_SCTP",
     "PROTO_TCP",

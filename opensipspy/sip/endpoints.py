@@ -13,8 +13,10 @@ PROTO_TLS: Final = 3
 PROTO_SCTP: Final = 4
 PROTO_WS: Final = 5
 PROTO_WSS: Final = 6
+# No transport of SIP: no word of Via or of URIs leads to it.
+PROTO_BIN: Final = 8
 
-PROTO_NAMES: Final = ("", "udp", "tcp", "tls", "sctp", "ws", "wss")
+PROTO_NAMES: Final = ("", "udp", "tcp", "tls", "sctp", "ws", "wss", "", "bin")
 PROTO_NUMBERS: Final = {
     "udp": PROTO_UDP,
     "tcp": PROTO_TCP,
@@ -36,7 +38,7 @@ _SECURE: Final = (PROTO_TLS, PROTO_WSS)
 
 def proto_name(proto: int) -> str:
     """The lower-case name of a transport number, "" for an unknown one."""
-    if 0 < proto <= PROTO_WSS:
+    if 0 < proto <= PROTO_BIN:
         return PROTO_NAMES[proto]
     return ""
 
