@@ -470,7 +470,8 @@ class variable:
 
     name_arg: `(inner name)` must (True) or may ("optional") follow. index: `[index]` may follow. fixed_names: the only
     inner names there are. parse_name: what `name` becomes, once at load for a constant: a function or the name of a
-    method. `@v.setter` on `def v_set(self, run, name, index, value)` makes it writable, `@v.replacer` gives `:=`.
+    method. index_scopes: see VariableDecl. `@v.setter` on `def v_set(self, run, name, index, value)` makes it writable,
+    `@v.replacer` gives `:=`.
     """
 
     def __init__(
@@ -482,6 +483,7 @@ class variable:
         writable: bool = False,
         fixed_names: Sequence[str] = (),
         parse_name: Callable[[str], object] | str | None = None,
+        index_scopes: Sequence[str] = (),
     ) -> None:
         self.name = name if name.startswith("$") else "$" + name
         self.index = index
@@ -489,6 +491,7 @@ class variable:
         self.writable = writable
         self.fixed_names = tuple(fixed_names)
         self.parse_name = parse_name
+        self.index_scopes = tuple(index_scopes)
         self.get_method: Callable[..., Value] | None = None
         self.set_method: Callable[..., None] | None = None
         self.replace_method: Callable[..., None] | None = None

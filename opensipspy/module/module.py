@@ -187,6 +187,7 @@ class Module:
                     parse_name=getattr(self, parse) if isinstance(parse, str) else parse,
                     replace=member.replace_method.__get__(self) if member.replace_method else None,
                     doc=inspect.cleandoc(member.doc),
+                    index_scopes=member.index_scopes,
                 )
             )
         return found

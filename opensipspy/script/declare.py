@@ -119,7 +119,8 @@ class VariableDecl:
     name_arg: whether `(inner)` must, may or must not follow the name. fixed_names: the only inner names there are,
     empty when any goes. inline: a Python expression over `run` (and `{name!r}`) that reads it without a call when there
     is no index; inline_store: a Python target that writes it. Both are hints: `get` and `set` mean the same.
-    index_words: what may stand in the brackets beside a number, a variable and `*`.
+    index_words: what may stand in the brackets beside a number, a variable and `*`. index_scopes: what may follow a
+    number or a variable there, `[0/active]`; `get` then has the text "0/active".
     """
 
     name: str
@@ -136,6 +137,7 @@ class VariableDecl:
     inline_store: str = ""
     doc: str = ""
     index_words: tuple[str, ...] = ()
+    index_scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

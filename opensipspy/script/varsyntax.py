@@ -106,6 +106,7 @@ class VarSpec:
         "inner",
         "name",
         "name_format",
+        "scope",
         "start",
         "text",
         "transformations",
@@ -121,6 +122,8 @@ class VarSpec:
         self.name: object = None
         self.name_format: FormatString | None = None
         self.index: Index | VarSpec = None
+        # What follows an index that is a variable: "/active" of `[$var(i)/active]`.
+        self.scope: str = ""
         self.transformations: tuple[TransformationCall, ...] = ()
         # `$cfg_line` and `$cfg_file` are known where they stand.
         self.constant: Value = None
@@ -222,6 +225,7 @@ class VarSpec:
         at = self.index
         index_reader = at.reader() if isinstance(at, VarSpec) else None
         constant_index = at if not isinstance(at, VarSpec) else None
+        scope = self.scope
 
         def locate(run: Run) -> tuple[object, Index]:
             name = constant
@@ -235,6 +239,8 @@ class VarSpec:
             index = index_reader(run)
             if index is None:
                 raise ValueError("the index is NULL")
+            if scope:
+                return name, f"{index}{scope}"
             return name, index if isinstance(index, int) else _parse_index(index)
 
         return locate
@@ -548,9 +554,14 @@ class _Parser:
         if close < 0:
             raise VariableError("']' is missing", at, limit)
         inside = self.text[at + 1 : close]
+        scope = ""
+        front, slash, word = inside.rpartition("/")
+        if slash and word.strip().lower() in spec.decl.index_scopes:
+            inside, scope = front, f"/{word.strip().lower()}"
         if inside.lstrip().startswith("$"):
             begin = at + 1 + len(inside) - len(inside.lstrip())
-            spec.index = self._nested(begin, close)
+            spec.index = self._nested(begin, at + 1 + len(inside))
+            spec.scope = scope
             return close + 1
         if inside.strip() in spec.decl.index_words:
             spec.index = inside.strip()
@@ -563,6 +574,8 @@ class _Parser:
             ) from None
         if spec.index == INDEX_APPEND and spec.decl.name != "$avp":
             raise VariableError("only $avp can be appended to", at, close + 1, "variable-index")
+        if scope:
+            spec.index = f"{spec.index}{scope}"
         return close + 1
 
     def _nested(self, begin: int, end: int) -> VarSpec:

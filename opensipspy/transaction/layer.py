@@ -539,6 +539,7 @@ class TransactionLayer:
         if branch.status >= 200:
             return NOTHING
         branch.status = status
+        transaction.last_final = branch.index
         if answered:
             return NOTHING
         if status >= 600 and self.settings.block_6xx:

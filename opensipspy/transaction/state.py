@@ -241,7 +241,8 @@ class Transaction(Timed):
     id: the text that names it in Via branches, "hash.label" in hexadecimal. local: there is no upstream, the request
     was made here. run: the script's state of the request (opaque here). uas_status: the last status sent upstream, or
     the final status of a local request. busy: script routes that are at work on it. first: index of the first branch of
-    the latest set. waiting: more branches may be added when all have ended.
+    the latest set. waiting: more branches may be added when all have ended. last_final: index of the branch that failed
+    last, which is not always the one whose reply counts.
     """
 
     __slots__ = (
@@ -266,6 +267,7 @@ class Transaction(Timed):
         "invite",
         "keep_pending",
         "key",
+        "last_final",
         "last_local",
         "last_reply",
         "local",
@@ -313,6 +315,7 @@ class Transaction(Timed):
         # downstream
         self.branches: list[Branch] = []
         self.first: int = 0
+        self.last_final: int = 0
         self.final: Branch | None = None
         self.cancelled: bool = False
         self.cancel_reason: str = ""

@@ -342,6 +342,50 @@ def test_the_reason_of_a_cancel_is_passed_on_when_asked() -> None:
     assert cancel.value(sip.H_REASON) == 'SIP;cause=200;text="Call completed elsewhere"'
 
 
+def test_two_answers_are_one_transaction() -> None:
+    """tm manual, 2xx_transactions: both are relayed (RFC 3261 §16.7 step 5), the transaction counts once."""
+    bench = TmBench()
+    bench.invite(CAROL)
+    bob, carol = bench.take()[1:]
+    bench.answer(bob, 200)
+    bench.answer(carol, 200, to_tag="c1")
+    assert (bench.stat("2xx_transactions"), bench.stat("relayed_replies")) == (1, 2)
+
+
+def test_the_branch_that_failed_last_and_the_one_whose_reply_counts() -> None:
+    """tm manual: $T_branch_idx is the former, $tm.branch.uri the latter."""
+    bench = TmBench()
+    seen: list[Any] = []
+
+    def look(run: Run) -> int:
+        names = ("$T_branch_idx", "$tm.branch.uri", "$T_reply_code")
+        seen.append(tuple(bench.core.read(name, run) for name in names))
+        return 1
+
+    bench.failure("look", look)
+    bench.invite(CAROL, arm={"t_on_failure": "look"})
+    bob, carol = bench.take()[1:]
+    bench.answer(bob, 404)
+    bench.answer(carol, 486, to_tag="c1")
+    assert seen == [(1, BOB, 404)]
+
+
+def test_no_reply_yet_is_0() -> None:
+    """tm manual, $T_branch_last_reply_code; $tm.branch.last_received is NULL then."""
+    bench = TmBench()
+    seen: list[Any] = []
+
+    def look(run: Run) -> int:
+        for name in ("$T_branch_last_reply_code", "$tm.branch.last_received"):
+            seen.extend(bench.core.read(name, run, index=at) for at in (0, 1, 2))
+        return 1
+
+    bench.onreply("look", look)
+    bench.invite(CAROL, arm={"t_on_reply": "look"})
+    bench.answer(bench.take()[1], 180)
+    assert seen == [180, 0, None, 180, None, None]
+
+
 def test_a_phone_is_told_that_the_call_was_completed_elsewhere() -> None:
     """RFC 3326 §3.1: with that reason it shows no missed call."""
     bench = TmBench()

@@ -108,6 +108,8 @@ failure_route[look] {
 	$var(text) = $var(text) + " last=" + $(tm.branch.last_received[0]) + "/" + $(tm.branch.last_received[1]);
 	$var(text) = $var(text) + " type=" + $(tm.branch.type[0]) + " socket=" + $(tm.branch.socket[0]);
 	$var(text) = $var(text) + " flags=" + $(tm.branch.flags[1]) + " flag=" + $(tm.branch.flag(gateway)[1]);
+	$var(text) = $var(text) + " active=" + $(tm.branch.last_received[0/active]) + "/" + $(tm.branch.uri[-1/active]);
+	$var(text) = $var(text) + " all=" + $(tm.branch.last_received[$var(found)/all]);
 	$var(text) = $var(text) + " ruri=" + $T_ruri + " code=" + $T_reply_code + "/" + $(T_branch_last_reply_code[1]);
 	append_to_reply("X-Look: $var(text)\\r\\nX-Id: $T_id\\r\\n");
 	t_reply(480, "Looked");
@@ -219,6 +221,8 @@ def test_a_failure_route_looks_at_its_branches(site: Site) -> None:
         "uri": second.request_uri,
         "last": "486/404",
         "type": "sip",
+        "active": f"486/{second.request_uri}",
+        "all": "404",
         "flags": "gateway",
         "flag": "1",
         "ruri": second.request_uri,

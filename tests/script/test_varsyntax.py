@@ -52,6 +52,30 @@ def test_the_parts_of_a_variable_are_kept(bench: Bench) -> None:
     assert parse_variable("$(avp(x)[*])", 0, bench.catalogue).index == INDEX_ALL
 
 
+def scoped(bench: Bench) -> Bench:
+    """A variable whose index may be told what to count from, as $tm.branch.* of tm."""
+    decl = VariableDecl("$leg", "tm", lambda run, name, index: str(index), index=True, index_scopes=("all", "active"))
+    bench.catalogue.add_variable(decl)
+    return bench
+
+
+def test_an_index_may_say_what_it_counts_from() -> None:
+    """tm manual, $tm.branch.uri: `/active` and `/all`, in any case, behind a number or a variable."""
+    bench = scoped(Bench())
+    run = bench.run
+    parse_variable("$var(i)", 0, bench.catalogue).writer()(run, 2)
+    texts = ("$(leg[0/active])", "$(leg[-1/ALL])", "$(leg[$var(i)/active])", "$(leg[$var(none)/active])", "$(leg[3])")
+    values = [parse_variable(text, 0, bench.catalogue).reader()(run) for text in texts]
+    assert values == ["0/active", "-1/all", "2/active", None, "3"]
+
+
+@pytest.mark.parametrize("text", ["$(leg[0/idle])", "$(leg[/active])", "$(avp(x)[0/active])"])
+def test_what_an_index_does_not_count_from(text: str) -> None:
+    bench = scoped(Bench())
+    with pytest.raises(VariableError, match="is not an index"):
+        parse_variable(text, 0, bench.catalogue)
+
+
 @pytest.mark.parametrize(
     ("text", "start", "end", "message"),
     [

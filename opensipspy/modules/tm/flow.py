@@ -831,20 +831,21 @@ class Flow(Hooks):
             if branch.to_tags is None:
                 branch.to_tags = {}
             branch.to_tags[msg.to_tag] = data
+        more = transaction.answered  # another phone has answered as well: the transaction counts once
         if self.layer.reply(transaction, msg.status, data, msg.to_tag, False, self.core.now()):
-            self._replied(transaction, msg.status, msg)
+            self._replied(transaction, msg.status, msg, more)
         elif msg.status >= 200:
             # The caller has heard a failure; that a phone has answered all the same is for the two ends to settle.
             self.send_reply(transaction, data)
             if self._counts:
                 self._relayed_replies.value += 1
 
-    def _replied(self, transaction: Transaction, status: int, reply: Message | None) -> None:
-        """A reply went upstream: count it and tell the others."""
+    def _replied(self, transaction: Transaction, status: int, reply: Message | None, more: bool = False) -> None:
+        """A reply went upstream: count it and tell the others. more: it is not the first final one."""
         if self._counts:
             if reply is not None:
                 self._relayed_replies.value += 1
-            if status >= 200:
+            if status >= 200 and not more:
                 self._count_final(status)
         self.fire(RESPONSE_OUT, transaction, transaction.run, reply, status)
 

@@ -7,12 +7,15 @@ from typing import Final
 from opensipspy.module import variable
 from opensipspy.modules.tm.base import TmBase
 from opensipspy.modules.tm.flow import armed, branch_of, transaction_of
-from opensipspy.script.kinds import BRANCH, REQUEST
+from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
 from opensipspy.script.run import INDEX_ALL, INDEX_APPEND, Index, Run, Value
 from opensipspy.transaction import Branch
 from opensipspy.transaction.tables import INITIAL
 
 MAX_TIMEOUT_S: Final = 86400
+
+SCOPES: Final = ("all", "active")
+"""What an index of $tm.branch.* counts from: the first branch of all, or the first of the latest set."""
 
 
 class TmVariables(TmBase):
@@ -20,9 +23,11 @@ class TmVariables(TmBase):
 
     @variable("$T_branch_idx")
     def t_branch_idx(self, run: Run, name: object, index: Index) -> Value:
-        """Index of the branch at hand, from 0; NULL outside of branch, reply and failure routes."""
+        """Index of the branch at hand, from 0, in a failure route of the one that failed last; NULL in other routes."""
         branch = branch_of(run)
-        return branch.index if branch is not None else None
+        if branch is None:
+            return None
+        return branch.transaction.last_final if run.kind == FAILURE else branch.index
 
     @variable("$T_reply_code")
     def t_reply_code(self, run: Run, name: object, index: Index) -> Value:
@@ -31,11 +36,9 @@ class TmVariables(TmBase):
 
     @variable("$T_branch_last_reply_code", index=True)
     def t_branch_last_reply_code(self, run: Run, name: object, index: Index) -> Value:
-        """Last status received on a branch, by default the one at hand."""
+        """Last status received on a branch, by default the one at hand; 0 before any."""
         branch = self._branch(run, index)
-        if branch is None or branch.last_received == 0:
-            return None
-        return branch.last_received
+        return branch.last_received if branch is not None else None
 
     @variable("$T_fr_timeout", writable=True)
     def t_fr_timeout(self, run: Run, name: object, index: Index) -> Value:
@@ -168,43 +171,43 @@ class TmVariables(TmBase):
         branch = self._branch(run, index)
         return None if branch is not None and branch.state == INITIAL else branch
 
-    @variable("$tm.branch.uri", index=True)
+    @variable("$tm.branch.uri", index=True, index_scopes=SCOPES)
     def branch_uri(self, run: Run, name: object, index: Index) -> Value:
         """Request-URI of a branch."""
         branch = self._sent_branch(run, index)
         return branch.uri if branch is not None else None
 
-    @variable("$tm.branch.duri", index=True)
+    @variable("$tm.branch.duri", index=True, index_scopes=SCOPES)
     def branch_duri(self, run: Run, name: object, index: Index) -> Value:
         """Destination URI of a branch."""
         branch = self._sent_branch(run, index)
         return (branch.dst_uri or None) if branch is not None else None
 
-    @variable("$tm.branch.path", index=True)
+    @variable("$tm.branch.path", index=True, index_scopes=SCOPES)
     def branch_path(self, run: Run, name: object, index: Index) -> Value:
         """Path of a branch."""
         branch = self._sent_branch(run, index)
         return (branch.path or None) if branch is not None else None
 
-    @variable("$tm.branch.q", index=True)
+    @variable("$tm.branch.q", index=True, index_scopes=SCOPES)
     def branch_q(self, run: Run, name: object, index: Index) -> Value:
         """q of a branch, in thousandths."""
         branch = self._sent_branch(run, index)
         return branch.q if branch is not None and branch.q >= 0 else None
 
-    @variable("$tm.branch.socket", index=True)
+    @variable("$tm.branch.socket", index=True, index_scopes=SCOPES)
     def branch_socket(self, run: Run, name: object, index: Index) -> Value:
         """Socket that a branch was sent from, "proto:ip:port"."""
         branch = self._sent_branch(run, index)
         return branch.socket.text if branch is not None and branch.socket is not None else None
 
-    @variable("$tm.branch.flags", index=True)
+    @variable("$tm.branch.flags", index=True, index_scopes=SCOPES)
     def branch_flags(self, run: Run, name: object, index: Index) -> Value:
         """Names of the branch flags that are set, separated by commas."""
         branch = self._sent_branch(run, index)
         return ",".join(self.core.flags.names("branch", branch.flags)) if branch is not None else None
 
-    @variable("$tm.branch.flag", index=True, name_arg=True, writable=True)
+    @variable("$tm.branch.flag", index=True, index_scopes=SCOPES, name_arg=True, writable=True)
     def branch_flag(self, run: Run, name: str, index: Index) -> Value:
         """One branch flag by its name: 1 or 0."""
         branch = self._branch(run, index)
@@ -224,7 +227,7 @@ class TmVariables(TmBase):
         if branch is branch_of(run):  # the route's own view is copied back when it ends
             run.branch_flags = branch.flags
 
-    @variable("$tm.branch.attr", index=True, name_arg=True, writable=True)
+    @variable("$tm.branch.attr", index=True, index_scopes=SCOPES, name_arg=True, writable=True)
     def branch_attr(self, run: Run, name: str, index: Index) -> Value:
         """An attribute of a branch: any name, one value."""
         branch = self._branch(run, index)
@@ -242,13 +245,13 @@ class TmVariables(TmBase):
         else:
             branch.attrs[name] = value
 
-    @variable("$tm.branch.last_received", index=True)
+    @variable("$tm.branch.last_received", index=True, index_scopes=SCOPES)
     def branch_last_received(self, run: Run, name: object, index: Index) -> Value:
         """Last status received on a branch."""
         branch = self._sent_branch(run, index)
         return branch.last_received or None if branch is not None else None
 
-    @variable("$tm.branch.type", index=True)
+    @variable("$tm.branch.type", index=True, index_scopes=SCOPES)
     def branch_type(self, run: Run, name: object, index: Index) -> Value:
         """ "sip", or "phone" for one without signalling that only waits for others."""
         branch = self._sent_branch(run, index)
