@@ -89,9 +89,9 @@ class Server:
         self.log = (self.folder / "log").open("wb")
         if kind == "kamailio":
             command = ["kamailio", "-DD", "-E", "-f", str(script), "-Y", str(self.folder), "-P", f"{self.folder}/pid"]
-            command += ["-m", "256", "-M", "16", "-x", "fm", "-X", "fm"]
+            command += ["-m", "1024", "-M", "16", "-x", "fm", "-X", "fm"]
         elif kind == "opensips":
-            command = [os.environ["OPENSIPS"], "-f", str(script), "-F", "-m", "256", "-M", "16"]
+            command = [os.environ["OPENSIPS"], "-f", str(script), "-F", "-m", "1024", "-M", "16"]
         else:
             command = [python, "-m", "opensipspy", "-f", str(script), "-F", "-E", "-w", str(self.folder)]
         self.process = subprocess.Popen(
