@@ -257,7 +257,7 @@ def troubles(house: House) -> list[Trouble]:
     swallows = house.swallows.getsockname()[1]
     return [
         ("nothing", 0, frozenset(), None),
-        ("silent name server", 20, frozenset({478}), calls("silent name server", "sip:b@n%.lost.example")),
+        ("silent name server", 20, frozenset({476}), calls("silent name server", "sip:b@n%.lost.example")),
         ("SRV, first is dead", 20, frozenset({200}), calls("SRV, first is dead", "sip:b@dead.test")),
         ("SRV, all are dead", 20, frozenset({408}), calls("SRV, all are dead", "sip:b@lost.test")),
         (

@@ -16,7 +16,7 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 from opensipspy.management import CommandDecl, Counter, MiError
 
 from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
-from .core import CancelHandle, Core, DnsStore, LocateError, Naptr
+from .core import CancelHandle, Core, DnsStore, LocateError, Naptr, NoSocketError
 from .declarations import (
     BoundEvent,
     Event,
@@ -54,6 +54,7 @@ __all__ = [
     "Named",
     "Naptr",
     "NoExpand",
+    "NoSocketError",
     "Omittable",
     "Param",
     "ParamError",

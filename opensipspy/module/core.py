@@ -29,6 +29,10 @@ class LocateError(Exception):
     """A destination cannot be found: the name does not resolve, or no listening socket fits its protocol."""
 
 
+class NoSocketError(LocateError):
+    """A destination was found, and no listening socket fits its protocol and address family."""
+
+
 class Naptr:
     """A NAPTR record (RFC 3403 §4), for what is found through names of numbers and of domains."""
 

@@ -77,7 +77,7 @@ class Sl(Module):
         found = run.ctx.get(ERROR_REPLY)
         code, reason = 500, "Server error occurred (1/SL)"
         if isinstance(found, tuple):
-            code, reason = found
+            code, reason = found[0], str(found[1]).replace("/TM)", "/SL)")
         elif 400 <= run.error_code <= 699:
             code, reason = run.error_code, run.error_reason or sip.reason_phrase(run.error_code)
         sent = self.reply(run, code, reason)

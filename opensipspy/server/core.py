@@ -17,7 +17,7 @@ from opensipspy.cachedb import CacheDb, CacheDbs
 from opensipspy.db import Database, Databases
 from opensipspy.events import Hub
 from opensipspy.management import Registry, Statistics, StatusReports
-from opensipspy.module import Core, DnsStore, LocateError, Module, Naptr, Target
+from opensipspy.module import Core, DnsStore, LocateError, Module, Naptr, NoSocketError, Target
 from opensipspy.module.reply_path import (
     NO_CONNECTION_FOR_BRANCH,
     NO_CONNECTION_FOR_REPLIES,
@@ -490,7 +490,7 @@ class ServerCore(Core):
                 targets.append(Target(peer, socket))
         if not targets:
             wanted = ", ".join(sorted({sip.proto_name(place.proto) for place in places})) or "it"
-            raise LocateError(f"{host}: no listening socket fits {wanted}")
+            raise NoSocketError(f"{host}: no listening socket fits {wanted}")
         return targets
 
     # -- routes

@@ -9,7 +9,7 @@ import pytest
 from opensipspy import sip
 from opensipspy.module.testing import FakeCore, make_run, request
 from opensipspy.modules.sl import Sl
-from opensipspy.script.run import Run
+from opensipspy.script.run import Branch, Run
 
 
 class Bench:
@@ -101,10 +101,22 @@ def test_an_error_reply_tells_the_reason_of_the_last_failure() -> None:
     bench.core.call("sl_reply_error", parsed)
     assert (bench.sent().status, bench.sent().reason) == (400, "Bad Request")
     relayed = bench.run()
-    relayed.ctx["error_reply"] = (478, "Unresolvable destination (478/TM)")
+    relayed.ctx["error_reply"] = (476, "Unresolvable destination (476/TM)")
     bench.core.call("sl_reply_error", relayed)
-    assert bench.sent().status == 478
+    assert (bench.sent().status, bench.sent().reason) == (476, "Unresolvable destination (476/SL)")
     assert bench.stat("sent_err_replies") == 3
+
+
+def test_a_redirection_has_the_destinations_of_the_script() -> None:
+    """RFC 3261 §8.3: the Request-URI that the script chose, and its branches."""
+    bench = Bench()
+    run = bench.run()
+    run.ruri = "sip:bob@192.0.2.7"
+    run.branches.append(Branch("sip:bob@192.0.2.8", q=250))
+    assert bench.core.call("sl_send_reply", run, 302, "Moved Temporarily") == 1
+    assert bench.sent().value(sip.H_CONTACT) == "<sip:bob@192.0.2.7>, <sip:bob@192.0.2.8>;q=0.25"
+    assert bench.core.call("sl_send_reply", bench.run(), 301, "Moved Permanently") == 1
+    assert not bench.sent().has(sip.H_CONTACT)
 
 
 def test_nothing_is_counted_when_statistics_are_off() -> None:

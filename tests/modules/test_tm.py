@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from opensipspy import sip
-from opensipspy.module import LocateError, ParamError, Target
+from opensipspy.module import LocateError, NoSocketError, ParamError, Target
 from opensipspy.modules.tm import Tm
 from opensipspy.script import kinds
 from opensipspy.script.patterns import Pattern
@@ -58,15 +58,15 @@ def test_no_100_when_the_script_wants_to_send_it_itself() -> None:
     assert bench.words() == ["INVITE 192.0.2.20"]
 
 
-def test_a_retransmitted_invite_ends_the_script_and_repeats_the_last_reply() -> None:
-    """RFC 3261 §17.2.1; t_newtran, t_check_trans and t_relay notice alike."""
+def test_a_retransmitted_invite_repeats_the_last_reply() -> None:
+    """RFC 3261 §17.2.1; t_newtran and t_check_trans end the script, as the C server's do, and t_relay does not."""
     bench = TmBench()
     bench.invite()
     invite = bench.take()[1]
     bench.answer(invite, 180)
     bench.words()
-    for function in ("t_newtran", "t_check_trans", "t_relay"):
-        assert bench.call(function, bench.run()) == 0
+    for function, result in (("t_newtran", 0), ("t_check_trans", 0), ("t_relay", 1)):
+        assert bench.call(function, bench.run()) == result
         assert bench.words() == ["180"]
 
 
@@ -114,7 +114,7 @@ def test_a_failure_is_acknowledged_on_both_hops() -> None:
     assert bench.words() == ["486"]
     caller_ack = bench.ack("b1")
     assert bench.call("t_check_trans", caller_ack) == 1
-    assert bench.call("t_relay", caller_ack) == 0
+    assert bench.call("t_relay", caller_ack) == 1
     bench.core.advance(1.0)
     assert bench.words() == []
     bench.run_out()
@@ -194,7 +194,7 @@ def test_a_non_invite_is_carried_over_and_back() -> None:
     (message,) = bench.take()
     bench.answer(message, 200)
     assert bench.words() == ["200"]
-    assert bench.call("t_relay", bench.run("MESSAGE")) == 0
+    assert bench.call("t_relay", bench.run("MESSAGE")) == 1
     assert bench.words() == ["200"]
     bench.run_out()
 
@@ -340,6 +340,37 @@ def test_the_reason_of_a_cancel_is_passed_on_when_asked() -> None:
     bench.call("t_relay", run, "pass-reason-hdr")
     cancel = bench.take()[1]
     assert cancel.value(sip.H_REASON) == 'SIP;cause=200;text="Call completed elsewhere"'
+
+
+def test_a_redirection_has_the_destinations_of_the_script() -> None:
+    """RFC 3261 §8.3: the Request-URI that the script chose and its branches, with their q, are the Contact of a 3xx."""
+    bench = TmBench()
+    run = bench.run()
+    run.ruri, run.q = CAROL, 700
+    run.branches = [Branch(DAVE)]
+    assert bench.call("t_reply", run, 302, "Moved") == 1
+    assert bench.take()[-1].value(sip.H_CONTACT) == f"<{CAROL}>;q=0.7, <{DAVE}>"
+
+
+def test_a_redirection_that_chooses_nothing_has_no_contact() -> None:
+    """Neither the caller's own Request-URI, nor the branch that has failed."""
+    bench = TmBench()
+    assert bench.call("t_reply", bench.run(), 300, "Multiple Choices") == 1
+    assert not bench.take()[-1].has(sip.H_CONTACT)
+
+    def moved(run: Run) -> int:
+        if run.msg.has(sip.H_SUBJECT):
+            run.ruri = DAVE
+        return int(bench.call("t_reply", run, 302, "Moved"))
+
+    bench.failure("moved", moved)
+    for branch, headers, contact in (("z9hG4bK-2", "", ""), ("z9hG4bK-3", "Subject: x\r\n", f"<{DAVE}>")):
+        run = bench.run(via=f"SIP/2.0/UDP 192.0.2.10:5060;branch={branch}", headers=headers)
+        run.ruri = CAROL
+        bench.call("t_on_failure", run, "moved")
+        bench.call("t_relay", run)
+        bench.answer(bench.take()[1], 486)
+        assert bench.take()[-1].value(sip.H_CONTACT) == contact
 
 
 def test_two_answers_are_one_transaction() -> None:
@@ -612,7 +643,7 @@ def test_all_branches_dropped_is_a_failure_of_t_relay() -> None:
     bench.branch("drop", drop)
     run = bench.run()
     bench.call("t_on_branch", run, "drop")
-    assert bench.call("t_relay", run) == 0
+    assert bench.call("t_relay", run) == 1
     assert bench.words() == ["100", "500"]
     silent = bench.run(via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-2")
     bench.call("t_on_branch", silent, "drop")
@@ -934,7 +965,7 @@ def test_a_cancel_that_comes_while_a_name_is_looked_up_keeps_the_invite_back() -
         await asyncio.sleep(0)
         bench.cancel(ruri="sip:bob@example.org")
         found.set()
-        assert await waiting == 0
+        assert await waiting == 1
         assert bench.words() == ["200", "487"]
         bench.run_out()
 
@@ -1077,19 +1108,30 @@ def test_no_dns_failover_tries_the_first_address_only() -> None:
     assert bench.words() == ["ACK 192.0.2.20", "500"]
 
 
-def test_a_name_that_does_not_resolve_gives_minus_4_or_478() -> None:
+def test_a_name_that_does_not_resolve_gives_minus_4_or_476() -> None:
     """tm manual, t_relay: the script hears of it when it made the transaction, else the caller does."""
     bench = TmBench()
     bench.core.located["sip:bob@gone.example"] = LocateError("no such name")
     run = bench.run(ruri="sip:bob@gone.example")
-    assert bench.call("t_relay", run) == 0
-    assert bench.words() == ["100", "478"]
+    assert bench.call("t_relay", run) == 1
+    assert bench.words() == ["100", "476"]
     own = bench.run(ruri="sip:bob@gone.example", via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-2")
     bench.call("t_newtran", own)
     assert bench.call("t_relay", own) == -4
     assert bench.call("t_reply", own, 404, "Gone") == 1
     assert bench.words() == ["100", "404"]
     bench.run_out()
+
+
+def test_a_destination_that_no_socket_fits_gives_minus_6_or_477() -> None:
+    """tm manual, t_relay: an address of the other family, or a protocol that the script has no socket for."""
+    bench = TmBench()
+    bench.core.located["sip:bob@[2001:db8::1]"] = NoSocketError("no listening socket fits")
+    assert bench.call("t_relay", bench.run(ruri="sip:bob@[2001:db8::1]")) == 1
+    assert bench.words() == ["100", "477"]
+    own = bench.run(ruri="sip:bob@[2001:db8::1]", via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-2")
+    assert bench.call("t_relay", own, "no-auto-477") == -6
+    bench.words()
 
 
 def test_nothing_can_be_sent_gives_minus_6_or_477() -> None:
@@ -1151,7 +1193,7 @@ def test_t_replicate_sends_a_copy_that_the_caller_hears_nothing_of() -> None:
     run = bench.run("REGISTER", "sip:example.org")
     assert bench.call("t_replicate", run, CAROL) == 1
     (copy,) = bench.take()
-    assert (copy.method, copy.source.address) == ("REGISTER", "192.0.2.30")
+    assert (copy.method, copy.ruri, copy.source.address) == ("REGISTER", "sip:example.org", "192.0.2.30")
     bench.answer(copy, 200)
     assert bench.words() == []
     assert bench.call("t_reply", run, 200, "OK") == 1
@@ -1190,7 +1232,7 @@ def test_a_200_made_here_is_repeated_until_its_ack_which_ends_here() -> None:
     bench.core.advance(0.5)
     assert bench.words() == ["200"]
     ack = bench.ack(ok.to_tag, branch="z9hG4bK-ack")
-    assert bench.call("t_relay", ack) == 0
+    assert bench.call("t_relay", ack) == 1
     bench.core.advance(5)
     assert bench.words() == []
     bench.run_out()
@@ -1507,7 +1549,7 @@ def test_transactions_are_limited_and_the_limit_is_shown() -> None:
     assert bench.call("t_relay", first) == 1
     bench.take()
     second = bench.run(call_id="another", via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKanother")
-    assert bench.call("t_relay", second) == 0
+    assert bench.call("t_relay", second) == 1
     [refusal] = bench.take()
     assert refusal.status == 503
     assert refusal.named("Retry-After")

@@ -110,20 +110,20 @@ def test_a_name_leads_where_srv_and_a_say(
         alice.expect(200)
 
 
-def test_a_name_that_is_not_there_is_answered_with_478(
+def test_a_name_that_is_not_there_is_answered_with_476(
     start_server: Callable[..., ServerProcess],
     free_port: Callable[[], int],
     phone: Callable[[str, int], Phone],
     dnsmasq: Callable[..., int],
     environment: Callable[[str], None],
 ) -> None:
-    """OpenSIPS's tm answers 478 where a destination cannot be resolved."""
+    """OpenSIPS's tm answers 476 where a destination cannot be resolved."""
     port = free_port()
     environment(f"127.0.0.1:{dnsmasq()}")
     start_server(SCRIPT.replace("PORT", str(port)))
     alice = phone("alice", port)
     alice.send(alice.request("INVITE", "sip:bob@nowhere.test"))
-    alice.expect(478)
+    alice.expect(476)
 
 
 def test_a_dead_name_server_holds_up_nobody_else(
@@ -146,7 +146,7 @@ def test_a_dead_name_server_holds_up_nobody_else(
         received = bob.expect("MESSAGE")
         bob.send(bob.reply(received, 200))
         carol.expect(200)
-        assert alice.expect(478, 20.0).status == 478
+        assert alice.expect(476, 20.0).status == 476
 
 
 def test_name_servers_that_cannot_be_stop_the_start(

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy import sip
-from opensipspy.module import CancelHandle, LocateError, Target
+from opensipspy.module import CancelHandle, LocateError, NoSocketError, Target
 from opensipspy.module.reply_path import (
     NO_CONNECTION_FOR_BRANCH,
     NO_CONNECTION_FOR_REPLIES,
@@ -68,12 +68,13 @@ E_BLOCKED: Final = -5
 E_SEND: Final = -6
 E_BREADTH: Final = -7
 
-# What the caller hears when nothing could be sent and the script did not make the transaction itself.
+# What the caller hears when nothing could be sent and the script did not make the transaction itself; worded as the C
+# server words it.
 FAILURE_REPLIES: Final = {
-    E_UNSPEC: (500, "Server Internal Error"),
-    E_BAD_REQUEST: (400, "Bad Request"),
-    E_NO_DESTINATION: (500, "No destination available"),
-    E_BAD_ADDRESS: (478, "Unresolvable destination (478/TM)"),
+    E_UNSPEC: (500, "Server error occurred (1/TM)"),
+    E_BAD_REQUEST: (400, "Bad Request (400/TM)"),
+    E_NO_DESTINATION: (500, "No destination available (18/TM)"),
+    E_BAD_ADDRESS: (476, "Unresolvable destination (476/TM)"),
     E_BLOCKED: (473, "Filtered destination (473/TM)"),
     E_SEND: (477, "Send failed (477/TM)"),
     E_BREADTH: (440, "Max-Breadth Exceeded"),
@@ -599,7 +600,7 @@ class Flow(Hooks):
     def _unlocated(self, branch: Branch, error: Exception) -> int:
         self.core.log.info("tm: no way to %s: %s", branch.dst_uri or branch.uri, error)
         self.layer.discard(branch, self.core.now())
-        return E_BAD_ADDRESS
+        return E_SEND if isinstance(error, NoSocketError) else E_BAD_ADDRESS
 
     def send_branch(self, branch: Branch, targets: list[Target]) -> int:
         """Try the targets in order until one takes the request (RFC 3263 section 4.3)."""
@@ -693,7 +694,7 @@ class Flow(Hooks):
             found = self.core.locate(next_hop(run, proxy))
         except (LocateError, sip.ParseError) as error:
             self.core.log.info("tm: no way for the ACK to %s: %s", run.ruri, error)
-            return E_BAD_ADDRESS
+            return E_SEND if isinstance(error, NoSocketError) else E_BAD_ADDRESS
         if isinstance(found, list):
             return self._send_ack(run, found)
         return self._forward_ack_later(run, found)
@@ -703,7 +704,7 @@ class Flow(Hooks):
             found = await self.core.wait(waiting)
         except LocateError as error:
             self.core.log.info("tm: no way for the ACK to %s: %s", run.ruri, error)
-            return E_BAD_ADDRESS
+            return E_SEND if isinstance(error, NoSocketError) else E_BAD_ADDRESS
         return self._send_ack(run, found)
 
     def _send_ack(self, run: Run, targets: list[Target]) -> int:
@@ -975,7 +976,8 @@ class Flow(Hooks):
         if request is None or transaction.local:
             return False
         if run is not None:
-            headers, body = take_reply_additions(run, code, headers, body)
+            failed = branch_of(run) if run.kind == kinds.FAILURE else None
+            headers, body = take_reply_additions(run, code, headers, body, failed.uri if failed is not None else "")
             if run.via_flags and run.msg is request:  # force_rport() may have come after t_newtran()
                 transaction.upstream = reply_target(run)
         if self.core.globals is not self._globals:

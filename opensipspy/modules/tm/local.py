@@ -49,9 +49,9 @@ class TmLocal(TmBase):
             found = self.core.locate(next_hop or ruri)
             targets = found if isinstance(found, list) else await found
         except (LocateError, sip.ParseError) as error:
-            return Reply(478, f"Unresolvable destination: {error}")
+            return Reply(476, f"Unresolvable destination: {error}")
         if not targets:
-            return Reply(478, "Unresolvable destination")
+            return Reply(476, "Unresolvable destination")
         chosen = self.core.choose_socket(targets[0].peer, socket) or targets[0].socket
         try:
             once, rest = split_headers(headers)
@@ -123,7 +123,7 @@ class TmLocal(TmBase):
                 found = self.core.locate(run.dst_uri or proxy or run.ruri)
                 targets = found if isinstance(found, list) else await found
             except (LocateError, sip.ParseError) as error:
-                return Reply(478, f"Unresolvable destination: {error}")
+                return Reply(476, f"Unresolvable destination: {error}")
         destination = run.main_branch()
         destination.socket = run.socket_out or socket
         branch = self.flow.add(transaction, run, destination)
@@ -141,7 +141,7 @@ class TmLocal(TmBase):
         sent = self.flow.send_branch(branch, targets)
         if sent <= 0:
             transaction.context = None
-            return Reply(478 if sent == E_BAD_ADDRESS else 477, "Send failed (477/TM)")
+            return Reply(476 if sent == E_BAD_ADDRESS else 477, "Send failed (477/TM)")
         return await result
 
     def dialog_ack(self, branch: Branch, reply: Message) -> bytes:

@@ -170,20 +170,28 @@ class Tm(TmVariables, TmCommands, TmWrites):
 
         Returns 1 sent; -1 internal error, -2 bad message, -3 no destination or already cancelled, -4 unresolvable,
         -5 filtered, -6 nothing could be sent, -7 Max-Breadth leaves too little for so many branches (RFC 5393 §5).
+        1 as well for a retransmission, for an ACK that ends here, and when the caller was told of the failure.
         """
         proxy = proxy_uri(outbound_proxy) if outbound_proxy else ""
-        return self.flow.relay(run, flag_bits(flags or ""), proxy)
+        result = self.flow.relay(run, flag_bits(flags or ""), proxy)
+        return (result or 1) if isinstance(result, int) else self._relayed(result)
+
+    async def _relayed(self, waiting: Awaitable[int]) -> int:
+        return await waiting or 1
 
     @script_function(routes=REQUEST | FAILURE)
     def t_replicate(
         self, run: Run, URI: str, flags: Annotated[str | None, Flags(RELAY_FLAGS)] = None
     ) -> int | Awaitable[int]:
-        """Send a copy of the request to `URI` and the script's further branches; the caller hears nothing of it."""
+        """Send a copy of the request to `URI` and the script's further branches; the caller hears nothing of it.
+
+        The copy has the Request-URI of the request: `URI` only says where it goes.
+        """
         msg = run.msg
         if not msg.is_request or msg.method in ("ACK", "CANCEL"):
             return E_UNSPEC
         found = transaction_of(run)
-        copy = run.for_branch(Destination(URI), 0)
+        copy = run.for_branch(Destination(run.ruri, URI), 0)
         copy.branches = list(run.branches)
         copy.ctx = {}
         transaction = self.flow.layer.create_local(msg.method, msg.call_id, self.core.now())
