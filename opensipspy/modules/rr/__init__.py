@@ -167,8 +167,8 @@ class Rr(Module, RrApi):
 
     @variable("$rr_params")
     def rr_params(self, run: Run, name: object, index: Index) -> Value:
-        """The parameters of our own Route URI; NULL before loose_route()."""
-        return self.route_params(run) or None
+        """The parameters of our own Route URI, "lr;ftag=1"; NULL before loose_route()."""
+        return self.route_params(run).lstrip(";") or None
 
     def on_loose_route(self, callback: RouteCallback) -> None:
         self.routing.callbacks.append(callback)
