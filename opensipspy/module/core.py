@@ -110,6 +110,9 @@ class Core(ABC):
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
         """Hand bytes to the network. False when they certainly do not leave; a later failure calls `on_failure`."""
 
+    def receive(self, data: bytes, source: Peer, socket: Socket) -> None:  # noqa: B027 - a core without a network
+        """Take a message as if `source` had sent it to a listening point; what is wrong with it is found as then."""
+
     def barred(self, run: Run, peer: Peer, data: bytes) -> bool:
         """Whether a blacklist keeps the request of `run` from going to `peer`; data: as it would leave."""
         return False

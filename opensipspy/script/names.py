@@ -267,7 +267,7 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 # Parameters of OpenSIPS 4 that modules here lack, because something that they need is not there: what that is.
-_NO_CLUSTER: Final = "there is no clusterer here, each server stands for itself"
+_NO_CLUSTER: Final = "it shares nothing with a cluster yet"
 _NO_TRACER: Final = "there is no tracer here (proto_hep), connections are told of in the log"
 _TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
 NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
@@ -276,7 +276,6 @@ NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
     "proto_tls": _TRACING,
     "proto_ws": _TRACING,
     "proto_wss": _TRACING,
-    "tm": dict.fromkeys(("cluster_auto_cancel", "cluster_param", "tm_replication_cluster"), _NO_CLUSTER),
     "uac_registrant": dict.fromkeys(("cluster_shtag_column", "enable_clustering"), _NO_CLUSTER),
 }
 

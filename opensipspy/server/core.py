@@ -129,6 +129,8 @@ class ServerCore(Core):
         self.abort: Callable[[str], None] = self._abort_alone
         self.stepper = Stepper(loop.call_soon, self.call_later)
         self.before: list[Callable[[Run], bool | None]] = []
+        # What takes messages from the network.
+        self.receiver: Callable[[bytes, Peer, Socket], None] | None = None
         self.after: list[Callable[[Run], None]] = []
         self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
         # Flags of messages and branches that no connection may be opened for.
@@ -371,6 +373,7 @@ class ServerCore(Core):
 
     def open_socket(self, socket: Socket, words: Mapping[str, int | str]) -> None:
         options = socket_options(words)
+        socket.anycast = "anycast" in words
         self.network.bind(socket, options)
         if socket.proto in (sip.PROTO_TLS, sip.PROTO_WSS) or (options is not None and options.send_proxy):
             self.hinting = True
@@ -537,6 +540,10 @@ class ServerCore(Core):
         if not run.handled and run.msg.is_request and run.msg.method_id != sip.M_ACK:
             self.send_reply(run, 500, "Internal Server Error")
         return 0
+
+    def receive(self, data: bytes, source: Peer, socket: Socket) -> None:
+        if self.receiver is not None:
+            self.receiver(data, source, socket)
 
     # -- hooks
 

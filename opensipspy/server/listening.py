@@ -109,6 +109,7 @@ def plan(
                     line.advertised_port or advertised_port,
                     line.tag,
                 )
+                socket.anycast = "anycast" in line.options
                 named = "" if is_address(line.host) or line.host == ANY else line.host
                 found.append(Planned(socket, named, line.subdomains, socket_options(line.options)))
     if len(found) > MOST_SOCKETS:

@@ -43,7 +43,6 @@ GLOBALS: Final[Mapping[str, str]] = {
     "xlog_buf_size": NO_LIMIT,
 }
 SOCKET_WORDS: Final[Mapping[str, str]] = {
-    "anycast": "the addresses of a cluster are not known here",
     "use_workers": WORKERS,
     "use_auto_scaling_profile": WORKERS,
 }
@@ -63,6 +62,6 @@ def notes(settings: Any) -> list[str]:
                 found.append(f"{place}: {word} has no effect: {SOCKET_WORDS[word]}")
             elif word in ("send_proxy", "proxy") and socket.proto == "udp":
                 found.append(f"{place}: send_proxy has no effect: only connections begin with a PROXY header")
-            elif word == "frag" and socket.proto != "udp":
-                found.append(f"{place}: frag has no effect: {UDP_ONLY}")
+            elif word in ("frag", "anycast") and socket.proto != "udp":
+                found.append(f"{place}: {word} has no effect: {UDP_ONLY}")
     return found

@@ -221,6 +221,7 @@ class Server:
         self.profiler = Profiler(self.core)
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
+        self.core.receiver = self.steps.receive
         self.routes = Routes(self.core)
         self._reloading = asyncio.Lock()
         self.control = Control(self)

@@ -73,13 +73,15 @@ def bracketed(address: str) -> str:
 class Socket:
     """A listening point. address: without brackets. advertised_*: what Via and Record-Route show instead, when set.
 
-    index: the place in the server's list of sockets, for tables keyed by socket.
+    index: the place in the server's list of sockets, for tables keyed by socket. anycast: whether other servers listen
+    at the same address.
     """
 
     __slots__ = (
         "address",
         "advertised_address",
         "advertised_port",
+        "anycast",
         "host_text",
         "index",
         "is_v6",
@@ -109,6 +111,7 @@ class Socket:
         self.advertised_port: int = advertised_port
         self.tag: str = tag
         self.index: int = index
+        self.anycast: bool = False
         self.is_v6: bool = ":" in self.address
         self.host_text: str = bracketed(self.address)
         self.text: str = proto_name(proto) + ":" + self.host_text + ":" + str(port)

@@ -109,6 +109,8 @@ class TransactionLayer:
         self.settings: Settings = settings
         self.hooks: Hooks = hooks
         self._random: Random = random
+        # Further parameters of Via behind the branch of each request.
+        self.via_suffix: str = ""
         self._servers: dict[str, Transaction] = {}
         self._by_id: dict[str, Transaction] = {}
         self._by_dialog: dict[str, Transaction] = {}
@@ -336,8 +338,8 @@ class TransactionLayer:
         self._wheel.disarm(branch)
 
     def via_branch(self, branch: Branch) -> str:
-        """The branch parameter for the Via header of a branch."""
-        return branch_parameter(branch.transaction.id, branch.index)
+        """The branch parameter for the Via header of a branch, and what else stands behind it."""
+        return branch_parameter(branch.transaction.id, branch.index) + self.via_suffix
 
     def start(self, client: Client, data: bytes, target: object, reliable: bool, now: float) -> bool:
         """Send the request of a branch. False when it cannot leave; the branch has then ended."""

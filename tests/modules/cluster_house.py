@@ -13,6 +13,8 @@ from opensipspy.module import Module, Target
 from opensipspy.module.testing import FakeCore
 from opensipspy.modules.clusterer import Clusterer
 from opensipspy.modules.proto_bin import ProtoBin
+from opensipspy.script.kinds import ONREPLY, REQUEST
+from opensipspy.script.run import Run
 from opensipspy.sip import Peer, Socket
 
 PORT = 5555
@@ -31,6 +33,22 @@ class LinkedCore(FakeCore):
         self.node_id = node_id
         self.events_seen: list[tuple[str, dict[str, Any]]] = []
         self.clock, self.wall = wires.clock, wires.wall
+        # Requests that would reach the script, and replies that nobody took.
+        self.scripted: list[Run] = []
+        self.strays: list[Run] = []
+
+    def receive(self, data: bytes, source: Peer, socket: Socket) -> None:
+        """What the server does with a message, as far as modules see it; requests end in `scripted`."""
+        msg = sip.parse_message(data, source, socket)
+        if msg.is_request:
+            sip.validate_request(msg)
+            run = Run(msg, REQUEST, None, None)
+            if all(callback(run) is not False for callback in self.before):
+                self.scripted.append(run)
+            return
+        run = Run(msg, ONREPLY, None, None)
+        if not any(handler(run) is True for handler in self.reply_handlers):
+            self.strays.append(run)
 
     def send(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
         if target.peer.proto != sip.PROTO_BIN:

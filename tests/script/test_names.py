@@ -96,8 +96,8 @@ def test_what_replaces_a_word_is_a_variable() -> None:
 
 def test_parameters_that_need_what_is_not_here() -> None:
     """The reason is told, instead of a name that looks alike."""
-    told = missing_parameter("tm", "tm_replication_cluster")
+    told = missing_parameter("uac_registrant", "enable_clustering")
     assert told is not None
-    assert told[0].startswith("tm: parameter tm_replication_cluster does not exist here yet: there is no clusterer")
+    assert told[0].startswith("uac_registrant: parameter enable_clustering does not exist here yet: it shares")
     assert missing_parameter("tm", "fr_timeout") is None
     assert missing_parameter("proto_wss", "trace_on") is not None

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from opensipspy import sip
 from opensipspy.module import Flags, RouteName, WritableVar, script_function
+from opensipspy.modules.tm.anycast import TmAnycast
 from opensipspy.modules.tm.commands import TmCommands
 from opensipspy.modules.tm.flow import (
     E_UNSPEC,
@@ -41,7 +42,7 @@ def flag_bits(text: str) -> int:
     return bits
 
 
-class Tm(TmVariables, TmCommands, TmWrites):
+class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
     """Keep SIP transactions: forking, failure routes, retransmissions, requests made here (RFC 3261 section 16, 17).
 
     A request other than INVITE that nobody answers in time ends without a reply: its client has given up by then, and a
