@@ -117,7 +117,8 @@ class AuthDb(Module):
         """Check the Authorization credentials against a subscriber table.
 
         realm: "" for the domain of To (REGISTER) or From. Returns 1, or -1 invalid user, -2 invalid password, -3 stale
-        nonce, -4 no credentials, -5 other errors (the database among them).
+        nonce, -4 no credentials, -5 other errors (the database among them); 0, which ends the script, when the
+        credentials were broken and the answer is 400.
         """
         return self._authorize(run, H_AUTHORIZATION, realm, table)
 
@@ -174,7 +175,7 @@ class AuthDb(Module):
         code = self._auth.finish(run, attempt, secret, bool(self.calculate_ha1))
         if code == AUTHORIZED and self._load:
             for (avp, _), value in zip(self._load, row[1:], strict=True):
-                if value is not None:
+                if value is not None and value != "":
                     run.avps.setdefault(avp, []).append(script_value(value))
         return code
 
@@ -226,10 +227,10 @@ class AuthDb(Module):
             return -1
         if not parsed.user:
             return -1
-        where: list[Condition] = [(self.uri_user_column, "=", parsed.user)]
+        where: list[Condition] = [(self.user_column, "=", parsed.user)]
         if self.use_domain:
-            where.append((self.uri_domain_column, "=", parsed.host_text))
-        return 1 if await self._select(table, SUBSCRIBER_VERSION, [self.uri_user_column], where) else -1
+            where.append((self.domain_column, "=", parsed.host_text))
+        return 1 if await self._select(table, SUBSCRIBER_VERSION, [self.user_column], where) else -1
 
     @script_function(routes=REQUEST | FAILURE | LOCAL)
     async def db_get_auth_id(

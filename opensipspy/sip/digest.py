@@ -94,6 +94,9 @@ def parse_credentials(text: str, offset: int = 0) -> Credentials:
     text = text.strip(SPACES)
     end = len(text)
     space = text.find(" ")
+    tab = text.find("\t", 0, space if space >= 0 else end)
+    if tab >= 0:
+        space = tab
     if space < 0:
         space = end
     found.scheme = text[:space]
@@ -276,7 +279,9 @@ def verify(credentials: Credentials, ha1_hex: str, method: str, body: bytes = b"
         return False
     qop = credentials.qop
     if qop and (
-        not credentials.nc or not credentials.cnonce or (qop != "auth" and qop.lower() not in ("auth", "auth-int"))
+        not credentials.nc
+        or (not credentials.cnonce and credentials.param("cnonce") is None)
+        or (qop != "auth" and qop.lower() not in ("auth", "auth-int"))
     ):
         return False
     expected = response(

@@ -232,8 +232,9 @@ def test_another_user_is_invalid() -> None:
         'Authorization: Digest username="alice", realm="other.example", nonce="x", uri="sip:x", response="y"',
         "Authorization: Basic YTpi",
         'Proxy-Authorization: Digest username="alice", realm="example.com", nonce="x", uri="sip:x", response="y"',
+        'Authorization: Digest username="a", realm="example.com", nonce="x", uri="x", response="y", algorithm=SHA-1',
     ],
-    ids=["none", "other realm", "other scheme", "other header"],
+    ids=["none", "other realm", "other scheme", "other header", "unknown algorithm"],
 )
 def test_no_credentials(header: str) -> None:
     """The manual: -4 when no credentials for the realm are in the request."""
@@ -247,18 +248,44 @@ def test_no_credentials(header: str) -> None:
     [
         'Digest username="alice", realm="example.com", nonce="x", uri="sip:x"',
         'Digest username="", realm="example.com", nonce="x", uri="sip:x", response="y"',
-        'Digest username="alice", realm="example.com", nonce="x", uri="sip:x", response="y", algorithm=SHA-1',
+        'Digest username="alice", realm="example.com", uri="sip:x", response="y"',
+        'Digest username="alice", realm="example.com", nonce="x", uri="sip:x", response="y", qop=auth, nc=00000001',
+        'Digest username="alice", realm="example.com", nonce="x", uri="sip:x", response="y", qop=auth, cnonce="1"',
         'Digest username="alice", username="bob", realm="example.com"',
         'Digest username="alice, realm="example.com"',
-        f'Digest username="{"a" * 2000}", realm="example.com", nonce="x", uri="sip:x", response="y"',
         "Digest ,,,=",
     ],
 )
-def test_broken_credentials_are_an_error(value: str) -> None:
-    """The manual: -5, and no exception, for what cannot be used."""
+def test_broken_credentials_are_a_bad_request(value: str) -> None:
+    """RFC 7616 §3.4: 400 when a parameter is improper or missing; no challenge would help such a client."""
     core, _ = loaded()
     text = request("REGISTER", "sip:example.com", to="<sip:alice@example.com>", headers=f"Authorization: {value}")
+    assert authorize(core, text)[0] == 0
+    assert [(reply.code, reply.reason) for reply in core.replies] == [(400, "Bad Request")]
+
+
+def test_endless_credentials_are_an_error() -> None:
+    """The manual: -5, and no exception, for what cannot be used."""
+    core, _ = loaded()
+    value = f'Digest username="{"a" * 2000}", realm="example.com", nonce="x", uri="sip:x", response="y"'
+    text = request("REGISTER", "sip:example.com", to="<sip:alice@example.com>", headers=f"Authorization: {value}")
     assert authorize(core, text)[0] == -5
+
+
+def test_the_script_sees_the_credentials_that_were_right() -> None:
+    """$au is whose password was checked, not who is named in other headers that a peer puts before those."""
+    core, _ = loaded()
+    (challenge,) = challenged(core)
+    other = 'Digest username="victim", realm="other.example", nonce="x", uri="sip:x", response="y"'
+    first = "Call-ID:"
+    for header in (f"Authorization: {other}", f"Proxy-Authorization: {other}"):
+        (challenge,) = challenged(core)
+        text = answer(challenge).replace(first, f"{header}\r\n{first}", 1)
+        code, run = authorize(core, text)
+        assert code == 1
+        message, shown = run.ctx["core.credentials"]
+        assert message is run.msg
+        assert shown.user == "alice"
 
 
 @pytest.mark.parametrize("method", ["ACK", "CANCEL"])
@@ -360,7 +387,15 @@ def test_a_weaker_algorithm_than_offered_is_refused() -> None:
     assert authorize(core, answer(challenge, algorithm="MD5"))[0] == -3
 
 
-@pytest.mark.parametrize(("offered", "used"), [("auth", ""), ("auth", "auth-int"), ("", "auth")])
+def test_a_client_that_knows_no_qop() -> None:
+    """RFC 7616 §3.4: clients of RFC 2069 answer without qop where "auth" would do."""
+    core, _ = loaded()
+    for offered in ("auth", "auth,auth-int"):
+        (challenge,) = challenged(core, offered)
+        assert authorize(core, answer(challenge, qop=""))[0] == 1
+
+
+@pytest.mark.parametrize(("offered", "used"), [("auth-int", ""), ("auth", "auth-int"), ("", "auth")])
 def test_another_qop_than_offered_is_refused(offered: str, used: str) -> None:
     """RFC 7616 §3.4: the qop is one of those in the challenge."""
     core, _ = loaded()

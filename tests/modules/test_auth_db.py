@@ -163,8 +163,10 @@ def test_a_table_of_another_layout() -> None:
 
 
 def test_columns_are_loaded_into_avps() -> None:
-    """load_credentials: $avp(name)=column or column; NULL makes no AVP; nothing is loaded for a wrong password."""
-    core, _ = loaded(load_credentials="$avp(13)=rpid;email; flags")
+    """load_credentials: $avp(name)=column or column; NULL and "" make no AVP, a wrong password none at all."""
+    core, database = loaded(load_credentials="$avp(13)=rpid;email; flags; empty")
+    for row in database.tables["subscriber"]:
+        row["empty"] = ""
     run = answer(core)
     assert call(core, "www_authorize", run, "", "subscriber") == 1
     assert run.avps == {"13": ["+441"], "flags": [7]}
@@ -208,6 +210,13 @@ def test_whether_a_uri_exists(uri: str, expected: int) -> None:
     """The manual: user and domain are looked up; a URI without user is none."""
     core, _ = loaded()
     assert call(core, "db_does_uri_exist", make_run(request(), core=core), uri, "subscriber") == expected
+
+
+def test_a_subscriber_is_looked_for_in_the_columns_of_subscribers() -> None:
+    """user_column and domain_column are those of subscriber tables, db_does_uri_exist() among their readers."""
+    core, database = loaded(user_column="u", domain_column="d", uri_user_column="x", uri_domain_column="y")
+    database.tables["subscriber"] = [{"u": "alice", "d": REALM}]
+    assert call(core, "db_does_uri_exist", make_run(request(), core=core), "sip:alice@example.com", "subscriber") == 1
 
 
 def test_the_credentials_of_a_uri() -> None:

@@ -78,6 +78,21 @@ def test_credentials_are_taken_apart() -> None:
     assert credentials.response not in repr(credentials)
 
 
+def test_a_tab_behind_the_scheme_and_an_empty_cnonce() -> None:
+    """RFC 3261 §25.1: LWS parts scheme and parameters. RFC 7616 §3.4: a cnonce is a quoted string, maybe of nothing."""
+    credentials = filled("", "auth", "REGISTER", b"")
+    credentials.cnonce = ""
+    key = digest.ha1(credentials.username, credentials.realm, "secret")
+    credentials.response = digest.response(
+        key, "REGISTER", credentials.uri, credentials.nonce, "auth", credentials.nc, ""
+    )
+    text = digest.authorization(credentials).replace(" ", "\t", 1)
+    read = parse_credentials(text)
+    assert (read.scheme, read.username) == ("Digest", credentials.username)
+    assert digest.verify(read, key, "REGISTER")
+    assert not digest.verify(parse_credentials(text.replace(', cnonce=""', "")), key, "REGISTER")
+
+
 def test_credentials_of_a_message_know_their_header() -> None:
     msg = parse(request('Authorization: Digest username="a",\r\n realm="x"', "Authorization: Bearer abc=="))
     one, two = msg.credentials(H_AUTHORIZATION)

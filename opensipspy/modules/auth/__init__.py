@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 from opensipspy.module import Fixup, Module, Param, ParamError, Requires, script_function
 from opensipspy.modules.auth.api import ALGORITHM_NAMES, GENERIC_ERROR, INVALID_USER, MD5, Attempt, AuthApi
-from opensipspy.modules.auth.check import ALGORITHMS, Checker, qop_bit, state_of
+from opensipspy.modules.auth.check import ALGORITHMS, BAD_CREDENTIALS, Checker, qop_bit, state_of
 from opensipspy.script.declare import VarRef
 from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
 from opensipspy.script.run import Run
@@ -157,7 +157,8 @@ class Auth(Module, AuthApi):
     def pv_www_authorize(self, run: Run, realm: str) -> int:
         """Check the Authorization credentials against the variables username_spec and password_spec.
 
-        Returns 1, or -1 invalid user, -2 invalid password, -3 stale nonce, -4 no credentials, -5 other errors.
+        Returns 1, or -1 invalid user, -2 invalid password, -3 stale nonce, -4 no credentials, -5 other errors; 0, which
+        ends the script, when the credentials were broken and the answer is 400.
         """
         return self._authorize(run, H_AUTHORIZATION, realm)
 
@@ -182,7 +183,10 @@ class Auth(Module, AuthApi):
         return self.finish(run, attempt, str(password), bool(self.calculate_ha1))
 
     def begin(self, run: Run, kind: int, realm: str) -> Attempt | int:
-        return self._checker.begin(run, kind, realm)
+        found = self._checker.begin(run, kind, realm)
+        if isinstance(found, int) and found == BAD_CREDENTIALS:
+            return 0 if self.core.send_reply(run, 400, "Bad Request") > 0 else GENERIC_ERROR
+        return found
 
     def finish(self, run: Run, attempt: Attempt, secret: str, plain: bool) -> int:
         return self._checker.finish(run, attempt, secret, plain)

@@ -50,7 +50,8 @@ class AuthApi(ABC):
         """Find the credentials for a realm in headers of `kind` (H_AUTHORIZATION, H_PROXY_AUTHORIZATION).
 
         realm: "" for the domain of To (REGISTER) or From. Returns the code for the script when there is nothing to
-        check: AUTHORIZED for requests that carry no credentials by their nature (ACK, CANCEL).
+        check: AUTHORIZED for requests that carry no credentials by their nature (ACK, CANCEL), 0 when the credentials
+        were broken, which was answered with 400.
         """
 
     @abstractmethod

@@ -22,6 +22,8 @@ INVALID_PASSWORD: Final = -2
 STALE_NONCE: Final = -3
 NO_CREDENTIALS: Final = -4
 GENERIC_ERROR: Final = -5
+# Never seen by a script: broken credentials are answered with 400.
+BAD_CREDENTIALS: Final = -6
 
 # Digest algorithms by number, from the weakest; the -sess forms differ in what they make of the HA1.
 MD5: Final = 0
@@ -41,6 +43,8 @@ QOP_NAMES: Final = ("", "auth", "auth-int", "auth,auth-int")
 
 CONTEXT: Final = "auth"
 """Key in `run.ctx`; the value is an `AuthState`."""
+SHOWN: Final = "core.credentials"
+"""Key in `run.ctx`: (message, credentials) that variables such as $au show."""
 MAX_FIELD: Final = 512
 """Characters in one field of the credentials."""
 
@@ -103,6 +107,17 @@ def qop_bit(name: str) -> int:
     return AUTH if name == "auth" else AUTH_INT if name == "auth-int" else 0
 
 
+def is_whole(credentials: Credentials) -> bool:
+    """Whether there is all that a digest needs (RFC 7616 §3.4); what is empty may be wrong, but it is there."""
+    if not credentials.username:
+        return False
+    if not credentials.nonce and credentials.param("nonce") is None:
+        return False
+    if not credentials.response and credentials.param("response") is None:
+        return False
+    return not credentials.qop or bool(credentials.nc and (credentials.cnonce or credentials.param("cnonce") == ""))
+
+
 class Checker:
     """Makes challenges and finds their answers. lifetime_s: of a nonce; reusable: a nonce serves more than once."""
 
@@ -151,7 +166,7 @@ class Checker:
         return lines
 
     def begin(self, run: Run, kind: int, realm: str) -> Attempt | int:
-        """`AuthApi.begin`."""
+        """`AuthApi.begin`; BAD_CREDENTIALS for what deserves a 400."""
         msg = run.msg
         if msg.method_id & (M_ACK | M_CANCEL):
             # RFC 3261 §22.1: neither can be challenged.
@@ -178,17 +193,17 @@ class Checker:
                 credentials = digest.parse_credentials(header.value)
             except ParseError as error:
                 self._log.info("auth: %s in credentials from %s", error.reason, run.msg.source.text)
-                return GENERIC_ERROR
+                return BAD_CREDENTIALS
             if not credentials.is_digest or credentials.realm.lower() != realm:
                 continue
             algorithm = MD5
             if credentials.algorithm and credentials.algorithm != "MD5":
                 number = ALGORITHMS.get(credentials.algorithm.lower())
                 if number is None:
-                    return GENERIC_ERROR
+                    continue
                 algorithm = number
-            if not credentials.username or not credentials.response:
-                return GENERIC_ERROR
+            if not is_whole(credentials):
+                return BAD_CREDENTIALS
             if (
                 len(credentials.username) > MAX_FIELD
                 or len(credentials.realm) > MAX_FIELD
@@ -210,7 +225,8 @@ class Checker:
         if nonce.algorithm != attempt.algorithm or not nonce.is_fresh(self._clock(), self.lifetime_s):
             return False
         qop = attempt.credentials.qop
-        if (qop_bit(qop) & nonce.qop) == 0 and (qop or nonce.qop):
+        # RFC 7616 §3.4: clients of RFC 2069 know no qop; they take the place of those that answer with "auth".
+        if ((qop_bit(qop) if qop else AUTH) & nonce.qop) == 0 and (qop or nonce.qop):
             return False
         if self.reusable or not self._nonces.is_used(nonce):
             return True
@@ -244,4 +260,6 @@ class Checker:
                 state.stale = True
                 return STALE_NONCE
             state.authorized = attempt
+            # A peer may add others' credentials before these: the script sees whose were found right.
+            run.ctx[SHOWN] = (run.msg, attempt.credentials)
         return AUTHORIZED
