@@ -171,7 +171,30 @@ def test_uac_dlg_sends_and_reports_the_reply() -> None:
         bench.answer(options, 404, "Nobody")
         answer = await task
         assert answer["Status"] == "404 Nobody"
-        assert answer["Message"].startswith("SIP/2.0 404 Nobody\r\n")
+        head, _, body = answer["Message"].partition("\r\n\r\n")
+        assert (head.startswith("Via: "), body) == (True, "")
+        task = asyncio.ensure_future(bench.core.mi_call("tm:uac_dlg", {**params, "method": "INVITE"}))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (invite,) = bench.take()
+        route = "Contact: <sip:bob@192.0.2.9>\r\nRecord-Route: <sip:192.0.2.7;lr>, <sip:192.0.2.8;lr>\r\n"
+        bench.answer(invite, 200, headers=route, body="v=0\r\n")
+        answer = await task
+        assert (answer["RURI"], answer["Next-hop"]) == ("sip:bob@192.0.2.9", "sip:192.0.2.8;lr")
+        assert answer["Message"].endswith("\r\n\r\nv=0\r\n")
+
+    play(scene())
+
+
+def test_uac_dlg_tells_what_could_not_be_sent() -> None:
+    """As the C server does: an error of its own, not the status of a reply that nobody sent."""
+
+    async def scene() -> None:
+        bench = TmBench()
+        params = {"method": "OPTIONS", "ruri": "sip:x@nowhere.example", "headers": "From: sip:a@x\r\nTo: sip:b@x\r\n"}
+        with pytest.raises(MiError) as refused:
+            await bench.core.mi_call("tm:uac_dlg", params)
+        assert (refused.value.code, refused.value.message) == (476, "Unresolvable destination (476/MI/UAC)")
 
     play(scene())
 
@@ -237,7 +260,15 @@ def test_mi_reply_answers_a_request_by_its_transaction_id() -> None:
         (reply,) = bench.take()
         assert (reply.status, reply.to_tag, reply.named("X-A")[0].value) == (403, "mine", "1")
         assert bench.call("t_check_trans", bench.ack("mine")) == 1
-        for wrong, code in (({"trans_id": "1:2"}, 404), ({"code": 99}, 400), ({"new_headers": "x"}, 400), ({}, 500)):
+        for wrong, code in (
+            ({"trans_id": "1:2"}, 404),
+            ({"trans_id": "1.2"}, 404),
+            ({"trans_id": "x"}, 400),
+            ({"trans_id": "1:x"}, 400),
+            ({"code": 99}, 400),
+            ({"new_headers": "x"}, 400),
+            ({}, 500),
+        ):
             with pytest.raises(MiError) as refused:
                 await bench.core.mi_call("tm:reply", {**params, **wrong})
             assert refused.value.code == code
@@ -271,7 +302,7 @@ def test_hash_counts_transactions_by_entry() -> None:
     async def scene() -> None:
         bench = TmBench()
         bench.invite()
-        (entry,) = (await bench.core.mi_call("tm:hash"))["Entries"]
+        (entry,) = await bench.core.mi_call("tm:hash")
         assert entry["Current"] == 1
 
     play(scene())

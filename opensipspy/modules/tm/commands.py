@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from opensipspy import sip
@@ -12,6 +13,10 @@ from opensipspy.modules.tm.uac import is_token, split_headers
 # Hexadecimal digits of a label: drawn, computed (`syn_branch` 0), or without zeros in front.
 LABEL_WIDTHS: Final = (8, 16, 1)
 LONGEST_ID: Final = 64
+OWN_FORM: Final = re.compile("[0-9a-f]+[.][0-9a-f]+")
+
+# What the C server says of a request that did not leave.
+UNSENT: Final = {476: "Unresolvable destination", 477: "Send failed"}
 
 
 class TmCommands(TmLocal):
@@ -19,11 +24,11 @@ class TmCommands(TmLocal):
 
     @mi_command("tm:hash", aliases=("t_hash",), params=((),))
     def mi_hash(self) -> Any:
-        """How many transactions each entry of the hash table holds now; entries without any are left out."""
+        """How many transactions each entry of the hash table holds now, as a list; entries without any are left out."""
         counts: dict[int, int] = {}
         for found in self.flow.layer.transactions():
             counts[found.hash] = counts.get(found.hash, 0) + 1
-        return {"Entries": [{"index": at, "Current": count} for at, count in sorted(counts.items())]}
+        return [{"index": at, "Current": count} for at, count in sorted(counts.items())]
 
     @mi_command(
         "tm:reply",
@@ -50,7 +55,10 @@ class TmCommands(TmLocal):
         """Answer a received request: trans_id is "hash:label" in decimal, or $T_id."""
         if not 100 <= code <= 699:
             raise MiError(400, "Invalid reply code")
-        for form in _transaction_ids(trans_id):
+        forms = _transaction_ids(trans_id)
+        if not forms:
+            raise MiError(400, "Invalid trans_id")
+        for form in forms:
             found = self.flow.layer.find_id(form)
             if found is not None:
                 break
@@ -75,8 +83,9 @@ class TmCommands(TmLocal):
     )
     def mi_uac_cancel(self, callid: str, cseq: str) -> str:
         """Cancel an INVITE by its Call-ID and CSeq ("1 INVITE")."""
-        found = self.find_invite(callid, cseq.split(" ")[0])
-        if found is None:
+        number, _, method = cseq.partition(" ")
+        found = self.find_invite(callid, number)
+        if found is None or method.strip() not in ("", "INVITE"):
             raise MiError(481, "No such transaction")
         self.flow.layer.cancel_pending(found, self.core.now())
         self.flow.arm()
@@ -108,7 +117,10 @@ class TmCommands(TmLocal):
     async def mi_uac_dlg(
         self, method: str, ruri: str, headers: str, next_hop: str = "", socket: str = "", body: str = ""
     ) -> Any:
-        """Send a request and give its final reply; `headers` has at least From and To."""
+        """Send a request and give its final reply; `headers` has at least From and To.
+
+        Message: header lines and body of the reply. RURI, Next-hop: of later requests, when an INVITE was answered.
+        """
         if not is_token(method) or method in ("ACK", "CANCEL"):
             raise MiError(400, "Invalid method")
         try:
@@ -137,9 +149,18 @@ class TmCommands(TmLocal):
             next_hop if next_hop != "." and next_hop else None,
             chosen,
         )
+        message = reply.message
+        if message is None and reply.status in UNSENT:
+            raise MiError(reply.status, f"{UNSENT[reply.status]} ({reply.status}/MI/UAC)")
         answer: dict[str, Any] = {"Status": f"{reply.status} {reply.reason}"}
-        if reply.message is not None:
-            answer["Message"] = reply.message.head
+        if message is None:
+            return answer
+        if method == "INVITE" and reply.status < 300 and message.contacts:
+            routes = message.record_routes
+            answer["RURI"] = message.contacts[0].uri
+            answer["Next-hop"] = routes[-1].uri if routes else answer["RURI"]
+        _, _, lines = message.head.partition("\r\n")
+        answer["Message"] = lines + "\r\n" + message.body.decode("utf-8", "replace")
         return answer
 
     def _checked_headers(self, method: str, lines: str, has_body: bool) -> dict[str, str]:
@@ -164,12 +185,15 @@ class TmCommands(TmLocal):
 
 
 def _transaction_ids(text: str) -> tuple[str, ...]:
-    """What a transaction may be called in the layer, from "hash:label" in decimal or from its own form."""
+    """What a transaction may be called in the layer, from "hash:label" in decimal or from its own form; () for what
+    is neither."""
     first, colon, second = text.partition(":")
-    if len(text) > LONGEST_ID or not (
-        colon and first.isascii() and first.isdigit() and second.isascii() and second.isdigit()
-    ):
-        return (text,)
+    if len(text) > LONGEST_ID or not text.isascii():
+        return ()
+    if not colon:
+        return (text,) if OWN_FORM.fullmatch(text) else ()
+    if not (first.isdigit() and second.isdigit()):
+        return ()
     # A number does not tell how many zeros its label begins with.
     return tuple(f"{int(first):x}.{int(second):0{width}x}" for width in LABEL_WIDTHS)
 
