@@ -83,6 +83,6 @@ def _inner(code: CodeType) -> Iterator[CodeType]:
 
 def _recipe(recipe: tuple[Any, ...]) -> str:
     kind, *rest = recipe
-    if kind in ("fixed", "fixup"):
+    if kind in ("fixed", "fixup", "formatted"):
         return f"{kind} " + " ".join(map(str, rest))
     return f"{kind} {rest[0]!r}" if rest else str(kind)

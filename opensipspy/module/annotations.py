@@ -50,14 +50,25 @@ class Fixup:
     """The function gets `function(value)`: computed at load for a constant, at the call (and cached) otherwise.
 
     function: a callable, or the name of a method of the module. type: how the script writes the value ("string",
-    "int" or "regex"). It raises ValueError with the words that the script's author should read.
+    "int" or "regex"). It raises ValueError with the words that the script's author should read. at_call: used instead
+    for what a variable holds at the call, which nobody but the script may have expanded. takes_format: the function is
+    given the argument as a `FormatString` at load, and returns a function of the run (see `ParamDecl`).
     """
 
-    __slots__ = ("function", "type")
+    __slots__ = ("at_call", "function", "takes_format", "type")
 
-    def __init__(self, function: Callable[[Any], object] | str, type: str = "string") -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], object] | str,
+        type: str = "string",
+        *,
+        at_call: Callable[[Any], object] | str | None = None,
+        takes_format: bool = False,
+    ) -> None:
         self.function = function
         self.type = type
+        self.at_call = at_call
+        self.takes_format = takes_format
 
 
 class Omittable:

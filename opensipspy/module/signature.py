@@ -115,10 +115,12 @@ def function_params(function: Callable[..., Any], owner: object | None) -> list[
                     static=Static in by_type,
                     no_expand=NoExpand in by_type,
                     must_be=writable.must_be if writable else "",
-                    fixup=_fixup(fixup, owner) if fixup else None,
+                    fixup=_fixup(fixup.function, owner) if fixup else None,
                     route_kind=route.kind if route else 0,
                     flags=flags.names if flags else (),
                     key_value_flags=flags.key_values if flags else (),
+                    at_call=_fixup(fixup.at_call, owner) if fixup and fixup.at_call is not None else None,
+                    takes_format=fixup is not None and fixup.takes_format,
                 ),
                 None if Omittable in by_type and parameter.default is NO_DEFAULT else parameter.default,
                 parameter.name,
@@ -127,10 +129,10 @@ def function_params(function: Callable[..., Any], owner: object | None) -> list[
     return specs
 
 
-def _fixup(fixup: Fixup, owner: object | None) -> Callable[[Any], object]:
-    if callable(fixup.function):
-        return fixup.function
-    name = fixup.function
+def _fixup(function: Callable[[Any], object] | str, owner: object | None) -> Callable[[Any], object]:
+    if callable(function):
+        return function
+    name = function
     if owner is None:
         return lambda value: value
     bound: Callable[[Any], object] = getattr(owner, name)

@@ -583,7 +583,7 @@ class _Checker:
         if isinstance(arg, tree.Text) and not param.verbatim:
             before = len(self.findings)
             self._format(arg)
-            if len(self.findings) > before:
+            if len(self.findings) > before or param.takes_format:
                 return
         self._constant(decl, param, arg, what)
 

@@ -683,14 +683,20 @@ class RouteEmitter:
             return self._global("ref", arg.text, arg.pos.file, arg.pos.line)
         if isinstance(arg, tree.Null):
             return ast.Constant(None)
-        constant = self._constant(param, arg)
+        constant = None if param.takes_format else self._constant(param, arg)
         if constant is not None:
             if param.fixup is not None:
                 return self._global("fixed", decl.name, index, constant)
             if param.type == "regex":
                 return self._global("pattern", constant, True)
             return ast.Constant(constant)
-        value = self._dynamic(param, arg)
+        if param.takes_format:
+            assert isinstance(arg, tree.Text | tree.Var)
+            text = arg.text if isinstance(arg, tree.Var) else arg.value
+            prepared = self._global("formatted", decl.name, index, text, arg.pos.file, arg.pos.line)
+            value: ast.expr = ast.Call(prepared, [self._run], [])
+        else:
+            value = self._dynamic(param, arg)
         if given.ahead is not None:
             names, values = given.ahead
             names.append(self._temporary())
@@ -699,17 +705,16 @@ class RouteEmitter:
         if param.type == "int" and param.fixup is None:
             given.may_fail = True
             return self._call("_int", value)
-        if param.fixup is not None or param.type == "regex":
+        if not param.takes_format and (param.fixup is not None or param.type == "regex"):
             given.may_fail = True
             maker = self._global("fixup", decl.name, index) if param.fixup is not None else self._global("patterns")
-            prepared = ast.Call(maker, [value], [])
             if param.optional:
                 # NULL for an optional parameter is a parameter left out.
                 name = self._temporary()
                 taken = ast.NamedExpr(ast.Name(name, ast.Store()), value)
                 missing = ast.Compare(taken, [ast.Is()], [ast.Constant(None)])
                 return ast.IfExp(missing, ast.Constant(None), ast.Call(maker, [self._name(name)], []))
-            return prepared
+            return ast.Call(maker, [value], [])
         return value
 
     def _constant(self, param: ParamDecl, arg: Expr) -> str | int | None:

@@ -11,7 +11,10 @@ An argument arrives as
   var      `VarRef`: read with `.get(run)`, written with `.set(run, value)`
   regex    a compiled `opensipspy.script.patterns.Pattern` with `.search(text) -> bool`
   fixup    what `fixup(value)` returned: computed once at load for a constant (ValueError becomes a finding), at the
-           call for a value that is only known then (ValueError makes the call return -1)
+           call for a value that is only known then (ValueError makes the call return -1); `at_call(value)` there,
+           when the declaration has it, so that `fixup` sees nothing but what the script says itself
+  format   with `takes_format` what `fixup(FormatString)(run)` returns, the first half at load: for every argument that
+           is not left out, a constant or not
 `waits` says how: "no" is a plain function, "always" an `async def`, "maybe" a plain function that returns an int or an
 awaitable of one.
 
@@ -67,7 +70,11 @@ class ParamDecl:
 
     static: no variables may stand in it. no_expand: a `$` in it is plain text. must_be: what a "var" has to be
     ("writable variable", "avp"). route_kind: the bit of the route kind whose route it must name, 0 when it names none.
-    flags: the words allowed in a comma-separated flag list; key_value_flags: those that take `=value`.
+    flags: the words allowed in a comma-separated flag list; key_value_flags: those that take `=value`. at_call: the
+    preparation of what a variable holds at the call, which may come from a stranger: it must not expand it.
+    takes_format: the fixup gets the argument as a `FormatString`, constant or not, and returns a function of the run
+    whose result is the argument: so the values of variables are placed by what surrounds them, and NULL is not the same
+    as a parameter left out. `str()` of that result is the text.
     """
 
     name: str
@@ -80,6 +87,8 @@ class ParamDecl:
     route_kind: int = 0
     flags: tuple[str, ...] = ()
     key_value_flags: tuple[str, ...] = ()
+    at_call: Callable[[Any], object] | None = None
+    takes_format: bool = False
 
     @property
     def verbatim(self) -> bool:

@@ -51,9 +51,12 @@ class BadRecipe(Exception):
 
     def __init__(self, recipe: Recipe, reason: ValueError) -> None:
         super().__init__(str(reason))
-        placed = recipe[0] in ("format", "value", "read", "write", "replace", "ref", "each")
-        self.file: str = recipe[2] if placed else ""
-        self.line: int = recipe[3] if placed else 0
+        self.file: str = ""
+        self.line: int = 0
+        if recipe[0] in ("format", "value", "read", "write", "replace", "ref", "each"):
+            self.file, self.line = recipe[2:4]
+        elif recipe[0] == "formatted":
+            self.file, self.line = recipe[4:6]
 
 
 class RouteImage:
@@ -303,6 +306,7 @@ class Builder:
     ("format", text, file, line)  the text for a run           ("value", ...) the same, NULL for a single NULL variable
     ("read", ...) ("write", ...) ("replace", ...) ("ref", ...) ("each", ...)   of a variable: text, file, line
     ("fixed", function, index, value)   a constant argument, prepared   ("fixup", function, index)  the preparation
+    ("formatted", function, index, text, file, line)   an argument that is prepared as a format
     ("pattern", text, lines) ("patterns",)  a regular expression; one for each value, `lines` as in REG_NEWLINE
     ("net", text)                       a network
     """
@@ -333,7 +337,7 @@ class Builder:
             return text if kind == "format" else text.value
         if kind in ("read", "write", "replace", "ref", "each"):
             return self._variable(kind, parse_variable(recipe[1], 0, self._catalogue, recipe[2], recipe[3]))
-        if kind in ("fixed", "fixup"):
+        if kind in ("fixed", "fixup", "formatted"):
             return self._fixup(recipe)
         if kind == "pattern":
             return Pattern(recipe[1], lines=recipe[2])
@@ -346,10 +350,12 @@ class Builder:
     def _fixup(self, recipe: Recipe) -> object:
         decl = self._catalogue.function(recipe[1])
         params = decl.params if decl is not None else ()
-        fixup = params[recipe[2]].fixup if recipe[2] < len(params) else None
-        if fixup is None:
+        param = params[recipe[2]] if recipe[2] < len(params) else None
+        if param is None or param.fixup is None:
             raise ValueError(f"{recipe[1]} has no such parameter")
-        return fixup(recipe[3]) if recipe[0] == "fixed" else Fixup(fixup)
+        if recipe[0] == "formatted":
+            return param.fixup(parse_format_text(recipe[3], self._catalogue, recipe[4], recipe[5]))
+        return param.fixup(recipe[3]) if recipe[0] == "fixed" else Fixup(param.at_call or param.fixup)
 
     def _variable(self, kind: str, spec: VarSpec) -> object:
         if kind == "read":

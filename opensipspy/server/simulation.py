@@ -1011,10 +1011,22 @@ def _replace(loaded: Loaded, functions: dict[str, Callable[..., int]]) -> None:
         decl = loaded.catalogue.function(name)
         if decl is None:
             raise LoadError(f"there is no script function {name} to replace")
+        formats = frozenset(index for index, param in enumerate(decl.params) if param.takes_format)
+        if formats:
+            call = _with_texts(call, formats)
         for route in loaded.program.all_routes():
             environment = getattr(route.fn, "__globals__", {})
             if name in slots:
                 environment[slots[name]] = _awaited(call) if decl.waits == "always" else call
+
+
+def _with_texts(call: Callable[..., int], formats: frozenset[int]) -> Callable[..., int]:
+    """The function, given the text of a message for arguments that the real one makes out of a format itself."""
+
+    def given(run: Run, *args: Any) -> int:
+        return call(run, *(str(arg) if n in formats and arg is not None else arg for n, arg in enumerate(args)))
+
+    return given
 
 
 def _awaited(call: Callable[..., int]) -> Callable[..., Any]:

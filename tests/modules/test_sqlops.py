@@ -130,6 +130,202 @@ def test_what_a_variable_holds_is_not_expanded(play: Play) -> None:
     assert got == ['-2 [{"name":"$var(secret)"}]']
 
 
+HOSTILE = [
+    'x","id":"1',
+    'x"},{"age":"99',
+    'x", "name":"anna',
+    r'x\","id":"1',
+    "a\\",
+    'say "hi"',
+    "it's",
+    "{}[]:,",
+    r"\ud800",
+    r"\u0061nna",
+    "$ru $var(secret) $$",
+]
+
+
+def subject(text: str) -> str:
+    """What makes `play` send a Subject."""
+    return f"alice@example.com>;tag=1\r\n    Subject: {text}\r\n    X-Rest: <sip:b"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_caller_sends_stays_in_its_string_of_json(play: Play, file: Path, text: str) -> None:
+    """The manual's own way to write a filter, '[{"username": "$tu"}]': no header adds a column or a condition."""
+    got = play(
+        """
+        $var(secret) = "anna";
+        sql_insert("people", '[{"note":"$hdr(Subject)"},{"age":$(hdr(Subject){s.len})},{"name":"$fU: $hdr(Subject)"}]');
+        xlog("@ $rc\n");
+        sql_replace("people", '[{"id":9},{"note":"$hdr(Subject)"}]');
+        xlog("@ $rc\n");
+        sql_update('[{"size": 2}, {"note":"$(hdr(Subject){s.escape.common})"}]', "people",
+            '[{"note":"$hdr(Subject)"},{"id":{">":"$var(three)"}}]');
+        xlog("@ $rc\n");
+        sql_select('["age"]', "people", '[{"note":"$hdr(Subject)"},{"id":{">":3}},{"age":{">":0}}]', , "$avp(age)");
+        xlog("@ $rc $(avp(age)[0])\n");
+        sql_select_one('["age"]', "people", '[{"note":"$(hdr(Subject){s.escape.common})"},{"id":4}]',
+            "id", "$var(age)");
+        xlog("@ $rc $var(age)\n");
+        sql_delete("people", '[{"name":"$hdr(Subject)"}]');
+        xlog("@ $rc\n");
+        """.replace("$var(three)", "3"),
+        user=subject(text),
+    )
+    assert got == ["1", "1", "1", f"1 {len(text)}", f"1 {len(text)}", "1"]
+    changed = rows(file, "SELECT note, age, name, size FROM people WHERE id > 3 ORDER BY id")
+    assert changed == [(text, len(text), f"alice: {text}", 2), (text, None, None, 2)]
+    assert rows(file, "SELECT name, age, size FROM people WHERE id < 4 ORDER BY id") == [
+        ("anna", 31, 1.75),
+        ("bert", 3000000000, 2),
+        ("carl", 7, 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ['"x", "age": 1', '{"!=": 0}', '0}, {"id": {"!=": 0}', "1]", "alice", "", "[1]", '"x', '0}, {"id":{"!="']
+)
+def test_outside_of_quotes_a_value_is_a_number_or_a_string_of_json(play: Play, file: Path, text: str) -> None:
+    """An operator or another member would make another filter of it."""
+    got = play(
+        """
+        sql_delete("people", '[{"id":$var(x)}]');
+        $var(a) = $rc;
+        sql_delete("people", '[{"id":{"=" : $var(x) }}]');
+        $var(b) = $rc;
+        sql_update('[{"age": $var(x)}]', "people", '[{"id":1}]');
+        $var(c) = $rc;
+        sql_delete("people", '[{$var(x):5}]');
+        xlog("@ $var(a) $var(b) $var(c) $rc\n");
+        """.replace("$var(x)", "$(hdr(Subject){s.substr,1,0})"),
+        user=subject("-" + text),
+    )
+    assert [line for line in got if "sqlops" not in line] == ["-1 -1 -1 -1"]
+    refused = [line for line in got if "sqlops" in line]
+    assert len(refused) == 4
+    assert all("is outside quotes and" in line or "NULL" in line for line in refused)
+    assert len(rows(file, "SELECT id FROM people")) == 3
+
+
+def test_json_that_a_script_builds(play: Play, file: Path) -> None:
+    """Numbers, JSON strings, members and the whole JSON may come out of variables."""
+    got = play(
+        """
+        $var(n) = 7;
+        $var(name) = '"carl"';
+        $var(size) = "0.1";
+        $var(key) = '"id"';
+        $var(more) = '{"age":' + $var(n) + '},{"name":"carl"}';
+        $var(column) = "age";
+        $json(o) := '{"id": 3, "name": "carl", "list": ["age", "note"]}';
+        sql_select('["id"]', "people", '[{"age":$var(n)},{"name":$var(name)},{"size":$var(size)}]', , "$avp(a)");
+        $var(a) = $avp(a);
+        sql_select('["id"]', "people", '[$var(more)]', , "$avp(b)");
+        $var(b) = $avp(b);
+        $var(whole) = '[' + $var(more) + ']';
+        sql_select('["id"]', "people", $var(whole), , "$avp(c)");
+        $var(c) = $avp(c);
+        sql_select('["id"]', "people", "$var(whole)", , "$avp(d)");
+        $var(d) = $avp(d);
+        sql_select('["$var(column)", "note"]', "people", '[{$var(key): 3}]', , "$avp(e);$avp(f)");
+        xlog("@ $var(a) $var(b) $var(c) $var(d) $avp(e) $avp(f)\n");
+        sql_select('$json(o/list)', "people", '[{"id":$json(o/id)}, {"name":"$json(o/name)"}]', , "$avp(g);$avp(h)");
+        xlog("@ $avp(g) $avp(h)\n");
+        $var(quoted) = '[{"note":"' + $(var(its){s.escape.common}) + '"}]';
+        sql_select_one('["id"]', "people", $var(quoted), , "$var(i)");
+        xlog("@ $var(i)\n");
+        sql_update("[{\\"note\\":\\"$var(name)\\"}]", "people", "[{\\"name\\":\\"anna\\"}]");
+        xlog("@ $rc\n");
+    """.replace("$(var(its)", "$(hdr(Subject)"),
+        params='loadmodule "json.so"',
+        user=subject("it's"),
+    )
+    assert got == ["3 3 3 3 7 last", "7 last", "2", "1"]
+    assert rows(file, "SELECT note FROM people WHERE id = 1") == [('"carl"',)]
+
+
+def test_a_filter_that_is_null_is_not_one_that_is_left_out(play: Play, file: Path) -> None:
+    """A variable without a value must not mean every row, or every column."""
+    got = play("""
+        sql_delete("people", $avp(missing));
+        $var(a) = $rc;
+        sql_delete("people", "$avp(missing)");
+        $var(b) = $rc;
+        sql_update('[{"age":1}]', "people", $avp(missing));
+        $var(c) = $rc;
+        sql_update($avp(missing), "people");
+        $var(d) = $rc;
+        sql_select('["id"]', "people", $avp(missing), , "$avp(id)");
+        $var(e) = $rc;
+        sql_select($avp(missing), "people", , , "$avp(id)");
+        $var(f) = $rc;
+        sql_select_one('["id"]', "people", $hdr(X-None), , "$var(id)");
+        $var(g) = $rc;
+        sql_insert("people", $avp(missing));
+        $var(h) = $rc;
+        sql_delete("people", '[{"id": $avp(missing)}]');
+        $var(i) = $rc;
+        sql_delete("people", '[$avp(missing)]');
+        xlog("@ $var(a) $var(b) $var(c) $var(d) $var(e) $var(f) $var(g) $var(h) $var(i) $rc\n");
+        sql_delete("people", '[{"name": "$avp(missing)"}]');
+        sql_update('[{"age":1}]', "people", NULL);
+        xlog("@ $rc\n");
+    """)
+    assert [line for line in got if "sqlops" not in line] == ["-1 -1 -1 -1 -1 -1 -1 -1 -1 -1", "1"]
+    refused = [line for line in got if "sqlops" in line]
+    assert len(refused) == 10
+    assert all("missing) is NULL" in line or "X-None) is NULL" in line for line in refused)
+    assert rows(file, "SELECT age FROM people") == [(1,), (1,), (1,)]
+
+
+@pytest.mark.parametrize("text", ["$ru", "$var(secret)", "$avp(secret)", "$(avp(secret)[0])", "$fu/username"])
+def test_what_a_source_holds_is_not_expanded(play: Play, file: Path, text: str) -> None:
+    """A header is the key of a user itself, not the name of a variable with it."""
+    connection = sqlite3.connect(file)
+    with connection:
+        columns = "INSERT INTO usr_preferences (uuid, username, domain, attribute, type, value) VALUES "
+        connection.execute(columns + "('theirs', 'alice', 'example.com', 'x', 0, 'secret')")
+        connection.execute(columns + "('theirs', 'bob', 'example.org', 'x', 0, 'secret')")
+        connection.execute(columns + "(?, '', '', 'x', 0, 'own')", (text,))
+    connection.close()
+    got = play(
+        """
+        $var(secret) = "theirs";
+        $avp(secret) = "theirs";
+        sql_avp_load($hdr(Subject), "$avp(x)");
+        xlog("@ $rc $avp(x)\n");
+        sql_avp_delete($hdr(Subject), "$avp(x)");
+        """,
+        user=subject(text),
+    )
+    expected = "1 own" if "/" not in text else "-1 <null>"
+    assert [line for line in got if "sqlops" not in line] == [expected]
+    assert rows(file, "SELECT count(*) FROM usr_preferences WHERE value = 'secret'") == [(2,)]
+
+
+@pytest.mark.parametrize("text", ["$var(target)", "$avp($avp(target))", "$ru", "$(avp(x)[$avp(n)])"])
+def test_what_a_name_holds_is_not_expanded(play: Play, text: str) -> None:
+    """A variable may give the name of an AVP, but none that depends on other variables or is no AVP."""
+    got = play(
+        """
+        $avp(target) = "admin";
+        $var(list) = "$" + "avp(name);$" + "var(age)";
+        sql_avp_load("one", $hdr(Subject));
+        $var(a) = $rc;
+        sql_query_one("SELECT name FROM people", $hdr(Subject));
+        $var(b) = $rc;
+        sql_query("SELECT name FROM people", $hdr(Subject));
+        xlog("@ $var(a) $var(b) $rc $avp(admin) $ru\n");
+        sql_query_one("SELECT name, age FROM people WHERE id = 1", $var(list));
+        xlog("@ $rc $avp(name) $var(age)\n");
+        """,
+        user=subject(text),
+    )
+    found = "1" if text == "$var(target)" else "-1"
+    assert [line for line in got if line[:1] in "-1"] == [f"-1 {found} -1 <null> sip:bob@example.org", "1 anna 31"]
+
+
 # --- raw statements
 
 
@@ -443,7 +639,7 @@ def test_the_table_in_a_name(play: Play, file: Path) -> None:
         ('sql_query("SELECT 1", "x")', "a variable is expected"),
         ('sql_query_one("SELECT 1", "$ci")', "cannot be written"),
         ('sql_query("SELECT 1", , 7)', "no db_url has the number 7"),
-        ('sql_avp_load("$fu/person", "$avp(x)")', "/person is none of"),
+        ('sql_avp_load("$fu/person", "$avp(x)")', "person' is none of"),
         ('sql_avp_load("$fu", "x")', "neither"),
         ('sql_avp_load("$fu", "$var(x)")', "not of the form"),
         ('sql_avp_load("$fu", "$avp(x)/$none")', "there is no scheme none"),

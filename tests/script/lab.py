@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from opensipspy.script import Finding, Program, ScriptErrors, check, compile_script, kinds, parse_script
 from opensipspy.script.core import build_catalogue
 from opensipspy.script.declare import Catalogue, EventDecl, FunctionDecl, ParamDecl
+from opensipspy.script.formats import FormatString
 from opensipspy.script.parse import Script
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Run, Value, VarRef
@@ -57,6 +58,15 @@ class Lab:
         self._add("omit", self._omit, ParamDecl("a"), *optional)
         self._add("find", self._find, ParamDecl("pattern", "regex"))
         self._add("raw", self._note, ParamDecl("text", no_expand=True))
+        self._add("told", self._note, ParamDecl("text", no_expand=True, fixup=str.upper, at_call=str.swapcase))
+        self._add("filled", self._omit, ParamDecl("text", optional=True, fixup=_filler, takes_format=True), number)
+        self._add(
+            "filled_later",
+            self._noted_later,
+            ParamDecl("text", fixup=_filler, takes_format=True),
+            waits="always",
+            async_ok=True,
+        )
         self._add("request", self._request, routes=kinds.REQUEST)
         self._add("breaks", self._breaks)
         self.catalogue.add_event(EventDecl("E_LAB", "lab", ("x",)))
@@ -73,6 +83,10 @@ class Lab:
         await asyncio.sleep(0)
         self.notes.append(f"later {number}")
         return number
+
+    async def _noted_later(self, run: Run, what: object) -> int:
+        await asyncio.sleep(0)
+        return self._note(run, what)
 
     def _maybe(self, run: Run, number: int) -> int | Awaitable[int]:
         return number if number > 0 else self._later(run, number)
@@ -151,6 +165,15 @@ def _even(value: Value) -> int:
     if number % 2:
         raise ValueError(f"{number} is odd")
     return number
+
+
+def _filler(text: FormatString) -> Callable[[Run], str]:
+    """Shows the values of variables in brackets."""
+
+    def fill(run: Run) -> str:
+        return "".join(part if isinstance(part, str) else f"[{part.reader()(run)}]" for part in text.parts)
+
+    return fill
 
 
 async def _ended(coroutine: Coroutine[Any, Any, int]) -> int:

@@ -269,6 +269,28 @@ def test_async_goes_on_in_the_resume_route(lab: Lab) -> None:
     assert result == 0
 
 
+def test_a_function_can_place_the_values_of_variables_itself(lab: Lab) -> None:
+    """It sees what the script says, and tells NULL from an argument that is left out."""
+    statements = '$var(a) = "$rU"; filled("x $var(a) $$ $rU", 1); filled($var(a), 2); filled("plain", 3); '
+    assert lab.body(statements + "filled($avp(none), 4); filled(, 5); filled(NULL, 6);") == [
+        ("x [$rU] $ [bob]", 1),
+        ("[$rU]", 2),
+        ("plain", 3),
+        ("[None]", 4),
+        (None, 5),
+        (None, 6),
+    ]
+    assert lab.findings('route { filled("$nonsense(x)", 1); filled(5, 1); }')[0].message.startswith("unknown variable")
+    lab.run('route { $var(n) = "a"; launch(filled_later("for $var(n)")); $var(n) = "b"; }')
+    assert lab.notes[-1] == (None, 6)
+    asyncio.run(lab.services.started.pop())
+    assert lab.notes[-1] == "for [a]"
+
+
+def test_what_a_variable_holds_can_be_prepared_otherwise(lab: Lab) -> None:
+    assert lab.body('$var(x) = "aBc"; told("$rU aBc"); told($var(x));') == ["$RU ABC", "AbC"]
+
+
 def test_launch_reads_its_arguments_at_once_and_goes_on(lab: Lab) -> None:
     lab.run('route { $var(n) = 3; launch(later($var(n)), report, "for $var(n)"); $var(n) = 4; note("on"); } '
             'route[report] { note("$param(1): $rc"); $var(n) = 9; }')  # fmt: skip

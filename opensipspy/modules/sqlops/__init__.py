@@ -2,7 +2,11 @@
 
 What a structured function is given (columns, conditions, values) reaches the database bound, never as a part of the
 statement's text, and the names of tables and columns are checked: a value from a message cannot change what a statement
-does. Only `sql_query()` and `sql_query_one()` take a statement as it is.
+does. Variables in the JSON of these functions are escaped where they stand in a string of it, and are checked where
+they stand outside (see `jsontext`): {s.escape.common}, which the manual asks for, does no harm there but is not needed.
+An argument with JSON that is NULL fails the function, it is not left out. What a variable given in place of a source,
+an AVP's name or a list of variables holds is never expanded. Only `sql_query()` and `sql_query_one()` take a statement
+as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from opensipspy.module import (
     WritableVar,
     script_function,
 )
+from opensipspy.modules.sqlops.jsontext import Json, JsonText
 from opensipspy.modules.sqlops.parse import (
     DOMAIN,
     USER,
@@ -48,6 +53,8 @@ from opensipspy.modules.sqlops.parse import (
     columns_of,
     filter_of,
     numbered_url,
+    plain_name,
+    plain_targets,
     row_of,
     variable_list,
 )
@@ -107,9 +114,19 @@ def kept(avp: str, value: Value) -> Value:
     return found
 
 
-AvpList = Annotated[list[VarRef] | None, NoExpand(), Fixup("avps", "string")]
+AvpList = Annotated[list[VarRef] | None, NoExpand(), Fixup("avps", "string", at_call="avps_given")]
+VariableList = Annotated[
+    list[VarRef], NoExpand(), WritableVar(), Fixup("variables_to_write", "string", at_call="variables_given")
+]
 DatabaseId = Annotated[int | None, Fixup("known_database", "int")]
-SourceParam = Annotated[Source, NoExpand(), Fixup("source", "string")]
+JsonParam = Annotated[Json, Fixup(JsonText, "string", takes_format=True)]
+OptionalJson = Annotated[Json | None, Fixup(JsonText, "string", takes_format=True)]
+OmittableJson = Annotated[Json | None, Omittable(), Fixup(JsonText, "string", takes_format=True)]
+SourceParam = Annotated[Source, NoExpand(), Fixup("source", "string", at_call="source_given")]
+NameParam = Annotated[Name, NoExpand(), Fixup("avp_name", "string", at_call="avp_name_given")]
+NameOrSchemeParam = Annotated[
+    Name, NoExpand(), Fixup("avp_name_or_scheme", "string", at_call="avp_name_or_scheme_given")
+]
 
 
 class Sqlops(Module):
@@ -197,6 +214,23 @@ class Sqlops(Module):
     def avp_name_or_scheme(self, text: str) -> Name:
         return Name(text, self._catalogue, self._schemes)
 
+    # --- what variables hold at the call
+
+    def avps_given(self, text: str) -> list[VarRef]:
+        return [spec.reference() for spec in plain_targets(text, self._catalogue, ("$avp",))]
+
+    def variables_given(self, text: str) -> list[VarRef]:
+        return [spec.reference() for spec in plain_targets(text, self._catalogue, ("$avp", "$var"))]
+
+    def source_given(self, text: str) -> Source:
+        return Source(text, None)
+
+    def avp_name_given(self, text: str) -> Name:
+        return plain_name(self.avp_name(text))
+
+    def avp_name_or_scheme_given(self, text: str) -> Name:
+        return plain_name(self.avp_name_or_scheme(text))
+
     # --- raw statements
 
     @script_function(async_ok=True)
@@ -219,9 +253,7 @@ class Sqlops(Module):
         self,
         run: Run,
         query: str,
-        res_col_vars: Annotated[
-            list[VarRef] | None, NoExpand(), WritableVar(), Fixup("variables_to_write", "string")
-        ] = None,
+        res_col_vars: VariableList | None = None,
         db_id: DatabaseId = None,
     ) -> int:
         """Run a statement as it is; the first row goes to variables, NULL as NULL.
@@ -247,9 +279,9 @@ class Sqlops(Module):
     async def sql_select(
         self,
         run: Run,
-        columns: Annotated[str | None, Omittable()],
+        columns: OmittableJson,
         table: str,
-        filter: str | None = None,
+        filter: OptionalJson = None,
         order: str | None = None,
         res_col_avps: AvpList = None,
         db_id: DatabaseId = None,
@@ -265,11 +297,11 @@ class Sqlops(Module):
     async def sql_select_one(
         self,
         run: Run,
-        columns: Annotated[str | None, Omittable()],
+        columns: OmittableJson,
         table: Annotated[str | None, Omittable()],
-        filter: str,
+        filter: JsonParam,
         order: Annotated[str | None, Omittable()],
-        res_col_vars: Annotated[list[VarRef], NoExpand(), WritableVar(), Fixup("variables_to_write", "string")],
+        res_col_vars: VariableList,
         db_id: DatabaseId = None,
     ) -> int:
         """Read the first row of a table into variables, NULL as NULL; parameters as in sql_select.
@@ -281,15 +313,16 @@ class Sqlops(Module):
 
     async def _select(
         self,
-        columns: str | None,
+        columns: Json | None,
         table: str | None,
-        conditions: str | None,
+        conditions: Json | None,
         order: str | None,
         limit: int,
         db_id: int | None,
     ) -> list[tuple[DbValue, ...]] | None:
         try:
-            wanted = columns_of(columns) if columns else []
+            names = "" if columns is None else columns.text()
+            wanted = columns_of(names) if names else []
             where = self._where(conditions)
             return await self._databases[db_id or 0].select(table or "", wanted, where, order or "", limit)
         except (ValueError, DatabaseError) as error:
@@ -298,35 +331,35 @@ class Sqlops(Module):
 
     @script_function()
     async def sql_update(
-        self, run: Run, columns: str, table: str, filter: str | None = None, db_id: DatabaseId = None
+        self, run: Run, columns: JsonParam, table: str, filter: OptionalJson = None, db_id: DatabaseId = None
     ) -> int:
         """Set columns ('[{"a":1},{"b":"x"}]') of the rows that a filter finds, of all rows without one. 1 or -1."""
         try:
-            write = Update(table or "", row_of(columns or ""), self._where(filter))
+            write = Update(table or "", row_of(columns.text()), self._where(filter))
         except ValueError as error:
             return self._refused("update", table, error)
         return await self._write(db_id, "update", write)
 
     @script_function()
-    async def sql_insert(self, run: Run, table: str, columns: str, db_id: DatabaseId = None) -> int:
+    async def sql_insert(self, run: Run, table: str, columns: JsonParam, db_id: DatabaseId = None) -> int:
         """Add a row ('[{"a":1},{"b":"x"}]'). 1 or -1."""
         try:
-            write = Insert(table or "", row_of(columns or ""))
+            write = Insert(table or "", row_of(columns.text()))
         except ValueError as error:
             return self._refused("insert", table, error)
         return await self._write(db_id, "insert", write)
 
     @script_function()
-    async def sql_replace(self, run: Run, table: str, columns: str, db_id: DatabaseId = None) -> int:
+    async def sql_replace(self, run: Run, table: str, columns: JsonParam, db_id: DatabaseId = None) -> int:
         """Put a row ('[{"a":1},{"b":"x"}]') in place of any that has the same unique key. 1 or -1."""
         try:
-            write = Replace(table or "", row_of(columns or ""))
+            write = Replace(table or "", row_of(columns.text()))
         except ValueError as error:
             return self._refused("replace", table, error)
         return await self._write(db_id, "replace", write)
 
     @script_function()
-    async def sql_delete(self, run: Run, table: str, filter: str | None = None, db_id: DatabaseId = None) -> int:
+    async def sql_delete(self, run: Run, table: str, filter: OptionalJson = None, db_id: DatabaseId = None) -> int:
         """Remove the rows that a filter finds, all rows without one. 1 or -1."""
         try:
             write = Delete(table or "", self._where(filter))
@@ -335,8 +368,8 @@ class Sqlops(Module):
         return await self._write(db_id, "delete", write)
 
     @staticmethod
-    def _where(text: str | None) -> list[Condition]:
-        where = filter_of(text)
+    def _where(text: Json | None) -> list[Condition]:
+        where = filter_of(None if text is None else text.text())
         for _, operator, _ in where:
             if operator not in OPERATORS:
                 raise ValueError(f"{operator!r} is none of {' '.join(sorted(OPERATORS))}")
@@ -410,7 +443,7 @@ class Sqlops(Module):
         self,
         run: Run,
         source: SourceParam,
-        name: Annotated[Name, NoExpand(), Fixup("avp_name_or_scheme", "string")],
+        name: NameOrSchemeParam,
         db_id: DatabaseId = None,
         prefix: str | None = None,
     ) -> int:
@@ -468,7 +501,7 @@ class Sqlops(Module):
         self,
         run: Run,
         source: SourceParam,
-        name: Annotated[Name, NoExpand(), Fixup("avp_name", "string")],
+        name: NameParam,
         db_id: DatabaseId = None,
     ) -> int:
         """Store AVPs of a user in a table: those that were not loaded from one or stored before. -1 when none was."""
@@ -514,7 +547,7 @@ class Sqlops(Module):
         self,
         run: Run,
         source: SourceParam,
-        name: Annotated[Name, NoExpand(), Fixup("avp_name", "string")],
+        name: NameParam,
         db_id: DatabaseId = None,
     ) -> int:
         """Remove a user's AVPs from a table. 1, also when there were none, or -1 on failure."""
