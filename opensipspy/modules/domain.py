@@ -110,7 +110,7 @@ class DomainModule(Module):
         skipped, first = 0, ""
         for name, attrs, subdomains in rows:
             try:
-                text = as_text(name).strip().lower()
+                text = spelled(as_text(name).strip())
                 if not text:
                     raise ValueError("no domain")
                 if attrs is not None and not isinstance(attrs, str):
@@ -142,7 +142,7 @@ class DomainModule(Module):
         return found is not None if found is None or isinstance(found, LocalDomain) else _exists(found)
 
     def _find(self, host: str) -> LocalDomain | Awaitable[LocalDomain | None] | None:
-        name = host.lower().rstrip(".")
+        name = spelled(host)
         if self.db_mode == CACHE and self._loaded:
             domain = self._domains.get(name)
             if domain is not None:
@@ -165,7 +165,7 @@ class DomainModule(Module):
                 await self._load()
                 found = self._find(name)
                 return found if isinstance(found, LocalDomain) else None
-            names = [name, *parents(name)]
+            names = [name, *((f"[{name}]",) if ":" in name else parents(name))]
             domains = {domain.name: domain for domain in self._read(await self._select(names))}
         except DatabaseError as error:
             self._failed(error)
@@ -230,6 +230,12 @@ class DomainModule(Module):
                 item["attributes"] = domain.attrs
             shown.append(item)
         return {"Domains": shown}
+
+
+def spelled(host: str) -> str:
+    """A host as it is compared: small letters, no dot at the end, an IPv6 address without its brackets."""
+    host = host.lower().rstrip(".")
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def parents(name: str) -> list[str]:

@@ -71,6 +71,20 @@ def mode(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+def test_ipv6_addresses_with_and_without_brackets(table: Path, mode: int):
+    """A row may spell an address as URIs do, or bare."""
+    change(table, "INSERT INTO domain (domain) VALUES ('[2001:db8::1]'), ('2001:db8::2')")
+
+    async def scenario(ask: Asked) -> None:
+        for address in ("2001:db8::1", "2001:DB8::2"):
+            assert await ask("is_from_local", from_=f"<sip:a@[{address}]>;tag=1") == 1
+            assert await ask("is_domain_local", address) == 1
+            assert await ask("is_domain_local", f"[{address}]") == 1
+        assert await ask("is_domain_local", "[2001:db8::3]") == -1
+
+    play(table, scenario, db_mode=mode)
+
+
 def test_hosts_of_from_and_request_uri(table: Path, mode: int):
     change(table, "UPDATE domain SET domain = lower(domain)")
 

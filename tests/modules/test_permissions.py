@@ -78,6 +78,28 @@ def test_addresses_in_groups(table: Path, group: int, ip: str, port: int, proto:
     play(table, permissions, scenario)
 
 
+def test_the_last_of_equal_rows_is_taken(table: Path):
+    """As in the C server: of several rows for one address or network that fit, the last of the table."""
+    rows = (
+        (1, "192.0.2.1", 32, 0, "any", None, "later host"),
+        (1, "192.0.2.0", 24, 0, "any", None, "later net"),
+        (1, "192.0.2.0", 24, 0, "tcp", None, "last net"),
+    )
+    change(table, INSERT, rows)
+
+    async def scenario(house: House) -> None:
+        for group in (1, 0):
+            for ip, proto, info in (
+                ("192.0.2.1", "udp", "later host"),
+                ("192.0.2.7", "udp", "later net"),
+                ("192.0.2.7", "tcp", "last net"),
+            ):
+                found = house.core.call("check_address", house.run, group, ip, 5060, protocol(proto), make_var("info"))
+                assert (found, house.run.vars["info"]) == (1, info)
+
+    play(table, permissions, scenario)
+
+
 def test_the_source_of_a_message(table: Path):
     async def scenario(house: House) -> None:
         house.new(Peer(PROTO_UDP, "192.0.2.1", 5060))
@@ -183,8 +205,12 @@ def test_partitions(table: Path):
                 }
             ],
         }
-        for command in ("address_dump", "subnet_dump", "address_reload"):
-            with pytest.raises(MiError, match="No such partition"):
+        for command, refusal in (
+            ("address_dump", "404 No such partition"),
+            ("subnet_dump", "404 No such partition"),
+            ("address_reload", "400 Trusted table reload failed"),
+        ):
+            with pytest.raises(MiError, match=refusal):
                 await house.mi(f"permissions:{command}", partition="nobody")
 
     play(table, lambda: permissions(partition="trunks: table_name = trunks"), scenario)

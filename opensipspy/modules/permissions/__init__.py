@@ -174,8 +174,8 @@ class Permissions(Module):
         """Whether an address, a port (0: any) and a protocol ("any": each) are in a group (0: any group).
 
         pattern: a text that the row's wildcard, if it has one, must fit. context_info gets the row's text. A host's own
-        row is taken first, then those of its networks, the widest first. Returns 1 yes, -1 no, -2 there is no such
-        group.
+        row is taken first, then those of its networks, the widest first; of equals the last of the table.
+        Returns 1 yes, -1 no, -2 there is no such group.
         """
         return self._check(run, group_id, ip or "", port, proto, context_info, pattern, partition)
 
@@ -311,7 +311,9 @@ class Permissions(Module):
     @mi_command("permissions:address_reload", params=((), ("partition",)), types={"partition": "string"})
     async def address_reload(self, partition: str | None = None) -> Json:
         """Read the addresses again; what is there serves until the new table is whole, and on when that fails."""
-        caches = self._caches if partition is None else {partition: self._asked(partition)}
+        if partition is not None and partition not in self._caches:
+            raise MiError(400, "Trusted table reload failed", f"there is no partition {partition!r}")
+        caches = self._caches if partition is None else {partition: self._caches[partition]}
         for name, cache in caches.items():
             try:
                 await cache.load()
@@ -326,10 +328,14 @@ class Permissions(Module):
     )
     def mi_allow_uri(self, basename: str, uri: str, contact: str) -> Json:
         """Ask the rule files, which the script has to use, about a pair of URIs."""
-        for text, what in ((basename, "Basename"), (uri, "URI"), (contact, "Contact")):
+        for text, what, longest in (
+            (basename, "Basename", LONGEST_BASENAME),
+            (uri, "URI", LONGEST_VALUE),
+            (contact, "Contact", LONGEST_VALUE),
+        ):
             if not text:
                 raise MiError(404, f"{what} is empty")
-            if len(text) > LONGEST_VALUE:
+            if len(text) > longest:
                 raise MiError(404, f"{what} is too long")
         files = self._files.get(basename + self.allow_suffix)
         try:

@@ -141,6 +141,12 @@ class Family:
             of_length.setdefault(row.network >> (self.bits - row.length), []).append(row)
 
     def finish(self) -> None:
+        """All rows are there: of those for one address the last of the table is asked first, as in the C server."""
+        for rows in self.hosts.values():
+            rows.reverse()
+        for networks in self.networks.values():
+            for rows in networks.values():
+                rows.reverse()
         self.lengths = [(self.bits - length, self.networks[length]) for length in sorted(self.networks)]
 
     def first(self, address: int, port: int, proto: int, text: str | None) -> Row | None:
@@ -196,7 +202,7 @@ class AddressTable:
             cell_text(pattern, "pattern", null="", most=LONGEST_PATTERN),
             cell_text(info, "context_info", null=""),
         )
-        row.order = (row.group, -1 if row.is_host else row.length, len(self.rows))
+        row.order = (row.group, -1 if row.is_host else row.length, -len(self.rows))
         self.rows.append(row)
         families = self._groups.get(row.group)
         if families is None:
