@@ -10,6 +10,7 @@ from opensipspy import sip
 from opensipspy.module.target import Target
 from opensipspy.script import uris
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_REPLY_TO_VIA, Run
+from opensipspy.transaction.ident import COOKIE
 
 if TYPE_CHECKING:
     from opensipspy.module.core import Core
@@ -18,6 +19,8 @@ NO_CONNECTION_FOR_REPLIES: Final = "tcp_no_new_conn_rplflag"
 NO_CONNECTION_FOR_BRANCH: Final = "tcp_no_new_conn_bflag"
 
 _TAG_BITS: Final = 0xFFFFFFFFFFFF
+# Of a branch with the cookie of RFC 3261: what is shorter is the same for several requests, whatever it promises.
+_SHORTEST_UNIQUE: Final = 12
 MOST_WARNING: Final = 1024
 """Characters of a Warning text: it holds two URIs that the peer chose, and a reply should fit into a datagram."""
 REPLY_BODY: Final = "reply_body"
@@ -116,9 +119,11 @@ class StatelessReplies:
         msg = run.msg
         try:
             via = msg.via
-            text = (
-                f"{self._secret}{msg.call_id}\n{msg.from_tag}\n{msg.cseq_number}\n{via.host}\n{via.port}\n{via.branch}"
-            )
+            branch = via.branch
+            text = f"{self._secret}{msg.call_id}\n{msg.from_tag}\n{branch}"
+            if len(branch) < _SHORTEST_UNIQUE or not branch.startswith(COOKIE):
+                # The branch alone need not tell one request from the next (RFC 3261 §17.2.3).
+                text = f"{text}\n{msg.cseq_number}\n{via.host}\n{via.port}"
         except sip.ParseError:
             # error_route answers a request that is broken in one of these.
             text = self._secret + msg.head

@@ -29,8 +29,9 @@ from opensipspy.sip.via import RPORT_ABSENT, Via
 
 # Requests whose 101 to 299 replies carry the Record-Route set back (RFC 3261 §12.1.1, RFC 6665, RFC 3515).
 _DIALOG_METHODS: Final = M_INVITE | M_SUBSCRIBE | M_REFER | M_NOTIFY
-_COPIED_ONCE: Final = (H_FROM, H_CALL_ID, H_CSEQ)
 _HOP_COPIED: Final = (H_FROM, H_CALL_ID, H_ROUTE)
+_SPACE: Final = 32
+_DELETE: Final = 127
 _MAX_FORWARDS: Final = "Max-Forwards: 70\r\n"
 
 
@@ -43,7 +44,7 @@ def received_via(msg: Message) -> str:
     if found is not None:
         return found
     via = msg.via
-    text = msg.head[via.start : via.end]
+    received = text = msg.head[via.start : via.end]
     source = msg.source
     asked = via.rport != RPORT_ABSENT or msg.force_rport
     if asked:
@@ -64,6 +65,7 @@ def received_via(msg: Message) -> str:
     elif via.host != source.address:
         text = text + ";received=" + source.address
     msg.via_text = text
+    msg.via_changed = text is not received
     return text
 
 
@@ -177,7 +179,7 @@ def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_so
     notes = edits.all_notes()
     changed = edits.body
     body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
-    if len(fixed) != top.end - top.start:
+    if msg.via_changed:
         notes.insert(0, Note(top.start, top.end, fixed, None))
     start = f"{msg.method} {ruri} SIP/2.0\r\n"
     if via:
@@ -225,26 +227,51 @@ def build_reply(
     top = msg.via
     kinds = msg._kinds
     starts = msg.starts()
+    # What is copied as it came and not yet among the pieces: neighbours are copied together.
+    begin = stop = msg.first_line_end
     for i in range(len(kinds)):
         kind = kinds[i]
+        start = starts[i]
         if kind == H_VIA:
-            if seen & 1:
-                pieces.append(head[starts[i] : starts[i + 1]])
-            else:
-                pieces.append(head[starts[i] : top.start])
-                pieces.append(received_via(msg))
-                pieces.append(head[top.end : starts[i + 1]])
+            if not seen & 1:
                 seen |= 1
-        elif kind in _COPIED_ONCE:
-            if not seen & (1 << kind):
-                pieces.append(head[starts[i] : starts[i + 1]])
-                seen |= 1 << kind
+                fixed = received_via(msg)
+                if msg.via_changed:
+                    if start != stop:
+                        pieces.append(head[begin:stop])
+                        begin = start
+                    pieces.append(head[begin : top.start])
+                    pieces.append(fixed)
+                    begin = top.end
+                    stop = starts[i + 1]
+                    continue
+        elif kind in (H_FROM, H_CALL_ID, H_CSEQ):
+            if seen & (1 << kind):
+                continue
+            seen |= 1 << kind
         elif kind == H_TO:
-            if not seen & (1 << kind):
-                pieces.append(_to_line(msg, i, to_tag if status > 100 else ""))
-                seen |= 1 << kind
-        elif (kind == H_RECORD_ROUTE and record_routes) or (kind == H_TIMESTAMP and status == 100):
-            pieces.append(head[starts[i] : starts[i + 1]])
+            if seen & (1 << kind):
+                continue
+            seen |= 1 << kind
+            if to_tag and status > 100:
+                cut = _tag_place(msg, i)
+                if cut >= 0:
+                    if start != stop:
+                        pieces.append(head[begin:stop])
+                        begin = start
+                    pieces.append(head[begin:cut])
+                    pieces.append(";tag=")
+                    pieces.append(to_tag)
+                    stop = starts[i + 1]
+                    begin = stop - 2
+                    continue
+        elif (kind != H_RECORD_ROUTE or not record_routes) and (kind != H_TIMESTAMP or status != 100):
+            continue
+        if start != stop:
+            pieces.append(head[begin:stop])
+            begin = start
+        stop = starts[i + 1]
+    pieces.append(head[begin:stop])
     if headers:
         pieces.append(headers)
     if server:
@@ -260,19 +287,21 @@ def build_reply(
     return _encoded(pieces, body)
 
 
-def _to_line(msg: Message, index: int, tag: str) -> str:
-    starts = msg.starts()
-    start = starts[index]
-    end = starts[index + 1]
-    if not tag:
-        return msg.head[start:end]
+def _tag_place(msg: Message, index: int) -> int:
+    """Where a tag is to be put in the To at `index`; -1 when it has one."""
     try:
         if msg.to.tag:
-            return msg.head[start:end]
+            return -1
     except ParseError:
         # A To that cannot be read goes back as it came: the reply says 400 anyway.
-        return msg.head[start:end]
-    return msg.head[start : end - 2].rstrip() + ";tag=" + tag + "\r\n"
+        return -1
+    starts = msg.starts()
+    start = starts[index]
+    end = starts[index + 1] - 2
+    last = ord(msg.head[end - 1])
+    if _SPACE < last < _DELETE:
+        return end
+    return start + len(msg.head[start:end].rstrip())
 
 
 def _sent(request: bytes | Message) -> Message:

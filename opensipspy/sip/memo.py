@@ -14,6 +14,11 @@ from opensipspy.sip.uri import LONGEST_KEPT, UriCache
 
 MOST_HOPS: Final = 1024
 MOST_ORDERS: Final = 256
+# Layouts in all, and of those tried for one message; headers of one, and characters of a header's name in it.
+MOST_LAYOUTS: Final = 256
+MOST_ALIKE: Final = 4
+MOST_NAMES: Final = 48
+LONGEST_NAME: Final = 48
 
 
 @mypyc_attr(acyclic=True)
@@ -28,15 +33,65 @@ class Hop:
         self.port: int = port
 
 
+@mypyc_attr(acyclic=True)
+class Layout:
+    """Which headers a message has, in their order: what the next one of the same phone, for the same purpose, will
+    have too.
+
+    names: as received, with what stands before the colon, and the colon. kinds, firsts, repeated: what a `Message`
+    keeps of them. widths: the lengths of the names.
+    """
+
+    __slots__ = ("firsts", "kinds", "names", "repeated", "widths")
+
+    def __init__(self, names: list[str], kinds: bytes, widths: list[int], firsts: list[int], repeated: int) -> None:
+        self.names: list[str] = names
+        self.kinds: bytes = kinds
+        self.widths: list[int] = widths
+        self.firsts: list[int] = firsts
+        self.repeated: int = repeated
+
+
+# What is handed out where nothing is known.
+_NO_LAYOUTS: Final[list[Layout]] = []
+
+
 class Memo:
     """One for each place where messages come in. Nobody changes what it hands out."""
 
-    __slots__ = ("hops", "orders", "uris")
+    __slots__ = ("_layouts", "_layouts_kept", "hops", "orders", "uris")
 
     def __init__(self) -> None:
         self.uris: UriCache = UriCache()
         self.hops: dict[str, Hop] = {}
         self.orders: dict[bytes, bytes] = {}
+        self._layouts: dict[int, list[Layout]] = {}
+        self._layouts_kept: int = 0
+
+    def layouts(self, purpose: int) -> list[Layout]:
+        """Those of earlier messages of one purpose (method or status, and number of lines), the latest first."""
+        return self._layouts.get(purpose, _NO_LAYOUTS)
+
+    def keep_layout(self, purpose: int, layout: Layout) -> None:
+        """Remember one that was not among `layouts(purpose)`."""
+        if len(layout.names) > MOST_NAMES:
+            return
+        for name in layout.names:
+            if len(name) > LONGEST_NAME:
+                return
+        if self._layouts_kept >= MOST_LAYOUTS:
+            self._layouts.clear()
+            self._layouts_kept = 0
+        alike = self._layouts.get(purpose)
+        if alike is None:
+            self._layouts[purpose] = [layout]
+            self._layouts_kept += 1
+        elif len(alike) < MOST_ALIKE:
+            alike.insert(0, layout)
+            self._layouts_kept += 1
+        else:
+            alike.insert(0, layout)
+            alike.pop()
 
     def one_order(self, kinds: bytes) -> bytes:
         """The same kinds of headers in the same order, of a message before if there was one: requests that wait share

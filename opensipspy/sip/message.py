@@ -18,7 +18,7 @@ from mypy_extensions import mypyc_attr
 from opensipspy.sip.digest import Credentials, parse_credentials
 from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
-from opensipspy.sip.memo import Memo
+from opensipspy.sip.memo import Layout, Memo
 from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in
 from opensipspy.sip.tables import (
     COMPACT_NAMES,
@@ -94,7 +94,7 @@ class Message:
 
     head: start line and headers, each with its CRLF, without the blank line. body: cut to Content-Length. method: of
     the request line, of CSeq in a reply. ruri: as received, "" in a reply. status: 0 in a request. data_len: octets
-    received. via_text: the top Via with received and rport filled in, kept by build.
+    received. via_text: the top Via with received and rport filled in, kept by build; via_changed: it differs then.
     force_rport: answer to the port the request came from even when its Via did not ask (the script's force_rport()).
     """
 
@@ -119,9 +119,9 @@ class Message:
         "_starts",
         "_to",
         "_uri",
-        "_values",
         "_via",
         "_vias",
+        "_widths",
         "body",
         "data_len",
         "first_line_end",
@@ -141,6 +141,7 @@ class Message:
         "status",
         "status_line",
         "version",
+        "via_changed",
         "via_text",
     )
 
@@ -168,13 +169,13 @@ class Message:
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
-        # Headers in order: kinds (below 256), where values begin behind the colon, starts with one more at the end of
-        # the head. The lists are replaced, never changed. By kind, up to _LAST_INDEXED: the first header, and a bit
-        # for those that came more than once.
+        # Headers in order: kinds (below 256), how far behind the start a value begins, starts with one more at the end
+        # of the head. The lists are replaced, never changed: messages of one layout share them. By kind, up to
+        # _LAST_INDEXED: the first header, and a bit for those that came more than once.
         self._kinds: bytes = b""
         self._firsts: list[int] = _NO_PLACES
         self._repeated: int = 0
-        self._values: list[int] = _NO_PLACES
+        self._widths: list[int] = _NO_PLACES
         self._starts: list[int] = _NO_PLACES
         self._headers: list[Header | None] | None = None
         self._flat: str = head
@@ -197,6 +198,7 @@ class Message:
         self._content_length: int = _UNREAD
         # The top Via with received and rport filled in, made by build for a reply or a copy.
         self.via_text: str | None = None
+        self.via_changed: bool = False
 
     def __repr__(self) -> str:
         if self.is_request:
@@ -213,7 +215,7 @@ class Message:
         if self.memo is not None:
             self._kinds = self.memo.one_order(self._kinds)
         self._firsts = _NO_PLACES
-        self._values = _NO_PLACES
+        self._widths = _NO_PLACES
         self._starts = _NO_PLACES
         self._call_id = None
         self._headers = None
@@ -260,7 +262,7 @@ class Message:
         if not starts:
             starts = self.starts()
         head = self._flat
-        start = self._values[index]
+        start = starts[index] + self._widths[index]
         end = starts[index + 1] - 2
         if start + 1 < end and ord(head[start]) == _SPACE:
             start += 1
@@ -289,7 +291,7 @@ class Message:
         if found is None:
             value_start, value_end = self._value_range(index)
             start = self._starts[index]
-            name = self.head[start : self._values[index] - 1].rstrip(SPACES)
+            name = self.head[start : start + self._widths[index] - 1].rstrip(SPACES)
             found = Header(
                 name,
                 self._kinds[index],
@@ -754,9 +756,46 @@ def _read_headers(msg: Message) -> None:
 
 def _read_lines(msg: Message, lines: list[str]) -> bool:
     """Note the headers in the lines of a head. False, and nothing noted, when something but CRLF ended one of them."""
+    memo = msg.memo
+    if memo is None:
+        return _read_names(msg, lines, 0)
+    purpose = (msg.method_id if msg.is_request else msg.status) << 8 | len(lines)
+    for layout in memo.layouts(purpose):
+        if _has_layout(msg, lines, layout):
+            return True
+    return _read_names(msg, lines, purpose)
+
+
+def _has_layout(msg: Message, lines: list[str], layout: Layout) -> bool:
+    """Note the headers if they have the same names as those of an earlier message, spelled alike."""
+    names = layout.names
+    if len(names) != len(lines) - 1 or len(names) > msg.limits.headers:
+        return False
+    position = len(lines[0]) + 2
+    starts = [position]
+    for i in range(len(names)):
+        line = lines[i + 1]
+        # Up to its colon a line says which header it is; a folded one starts with no name.
+        if not line.startswith(names[i]):
+            return False
+        position += len(line) + 2
+        starts.append(position)
+    if position != len(msg.head):
+        return False
+    msg._kinds = layout.kinds
+    msg._widths = layout.widths
+    msg._starts = starts
+    msg._firsts = layout.firsts
+    msg._repeated = layout.repeated
+    return True
+
+
+def _read_names(msg: Message, lines: list[str], purpose: int) -> bool:
+    """Note the headers in the lines of a head, line by line, and remember their layout."""
     kinds: list[int] = []
-    values: list[int] = []
+    widths: list[int] = []
     starts: list[int] = []
+    names: list[str] = []
     firsts = list(_NOT_FOUND)
     repeated = 0
     position = len(lines[0]) + 2
@@ -779,7 +818,8 @@ def _read_lines(msg: Message, lines: list[str]) -> bool:
             kind = _odd_name(line, colon, position)
         kinds.append(kind)
         starts.append(position)
-        values.append(position + colon + 1)
+        widths.append(colon + 1)
+        names.append(line[: colon + 1])
         if kind <= _LAST_INDEXED:
             if firsts[kind] < 0:
                 firsts[kind] = count
@@ -793,13 +833,16 @@ def _read_lines(msg: Message, lines: list[str]) -> bool:
     if position != len(head):
         return False
     starts.append(position)
-    msg._kinds = bytes(kinds)
-    msg._values = values
+    order = bytes(kinds)
+    msg._kinds = order
+    msg._widths = widths
     msg._starts = starts
     msg._firsts = firsts
     msg._repeated = repeated
     if folded:
         msg._flat = head.replace("\r\n ", "   ").replace("\r\n\t", "   ")
+    elif msg.memo is not None:
+        msg.memo.keep_layout(purpose, Layout(names, order, widths, firsts, repeated))
     return True
 
 

@@ -38,6 +38,7 @@ def header_lines(data: bytes) -> list[bytes]:
         ("192.0.2.9;rport;branch=z1", "192.0.2.9;rport=40000;received=192.0.2.9;branch=z1"),
         ("phone.example.com;branch=z1", "phone.example.com;branch=z1;received=192.0.2.9"),
         ("10.0.0.1;branch=z1;received=1.2.3.4", "10.0.0.1;branch=z1;received=192.0.2.9"),
+        ("10.0.0.1;branch=z1;received=192.0.2.8", "10.0.0.1;branch=z1;received=192.0.2.9"),
         ("10.0.0.1 ; RPORT ;branch=z1", "10.0.0.1;branch=z1;rport=40000;received=192.0.2.9"),
     ],
 )
@@ -47,6 +48,10 @@ def test_received_and_rport_are_filled_in(via: str, expected: str) -> None:
     sent = build_request(parse(data), None, "sip:next@example.com", VIA, HERE)
     assert header_lines(sent)[:2] == [b"Via: " + VIA.encode(), b"v: SIP/2.0/UDP " + expected.encode()]
     assert sent.startswith(b"OPTIONS sip:next@example.com SIP/2.0\r\n")
+    edits = Edits()
+    edits.append("X-More: 1\r\n")
+    sent = build_request(parse(data), edits, "sip:next@example.com", VIA, HERE)
+    assert header_lines(sent)[:2] == [b"Via: " + VIA.encode(), b"v: SIP/2.0/UDP " + expected.encode()]
 
 
 def test_force_rport_adds_what_was_not_asked_for() -> None:
@@ -144,6 +149,35 @@ def test_reply_of_our_own() -> None:
     assert refusal.record_routes == []
     assert refusal.reason == "Busy Here"
     assert parse(build_reply(parse(INVITE), 100, to_tag="mine")).to_tag == ""
+
+
+COPIED_LINES = (
+    "Via: SIP/2.0/UDP 192.0.2.9:40000;branch=z9hG4bK1", "v: SIP/2.0/UDP 10.0.0.1;rport;branch=z2", "From: <sip:a@b>",
+    "f: <sip:a@b>;tag=1", "To: <sip:c@d>", "t: <sip:c@d>  ", "To: <sip:c@d>;tag=x", "To: <sip:c@d>\r\n ", "To: <broken",
+    "Call-ID: c1", "i: c2", "CSeq: 1 INVITE", "Record-Route: <sip:r;lr>", "Timestamp: 54", "Subject: none", "X: 1",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(COPIED_LINES), max_size=12), st.sampled_from([100, 183, 200, 404]), st.booleans())
+def test_reply_copies_each_line_of_its_kind_as_it_came(lines: list[str], status: int, tagged: bool) -> None:
+    """RFC 3261 §8.2.6.2, §12.1.1, §16.7: whatever else a request has, and however often."""
+    msg = parse("\r\n".join(["INVITE sip:c@d SIP/2.0", COPIED_LINES[0], *lines, "", ""]).encode())
+    expected = []
+    seen = set()
+    for line in (COPIED_LINES[0], *lines):
+        name = {"v": "Via", "f": "From", "t": "To", "i": "Call-ID"}.get(line.split(":")[0], line.split(":")[0])
+        once = name in ("From", "To", "Call-ID", "CSeq")
+        if (once and name in seen) or name in ("Subject", "X"):
+            continue
+        if (name == "Timestamp" and status != 100) or (name == "Record-Route" and not 100 < status < 300):
+            continue
+        seen.add(name)
+        if name == "To" and tagged and status > 100 and "tag" not in line and "broken" not in line:
+            line = line.rstrip() + ";tag=ours"
+        expected.append(line)
+    copied = "\r\n".join([f"SIP/2.0 {status} Said", *expected])
+    sent = build_reply(msg, status, "Said", "ours" if tagged else "")
+    assert sent.decode() == copied + "\r\nContent-Length: 0\r\n\r\n"
 
 
 def test_ack_and_cancel_of_a_request_we_sent() -> None:
