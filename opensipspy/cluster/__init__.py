@@ -16,6 +16,7 @@ from .contract import (
 )
 from .door import BinDoor, Receive
 from .packet import HEADER_BYTES, LEAST_BYTES, MARKER, MOST_BYTES, Packet, PacketError, PacketWriter, packet_bytes
+from .tag import parse_tag
 
 __all__ = [
     "ANY_NODE",
@@ -40,4 +41,5 @@ __all__ = [
     "Receive",
     "SyncWriter",
     "packet_bytes",
+    "parse_tag",
 ]

@@ -276,7 +276,6 @@ NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
     "proto_tls": _TRACING,
     "proto_ws": _TRACING,
     "proto_wss": _TRACING,
-    "uac_registrant": dict.fromkeys(("cluster_shtag_column", "enable_clustering"), _NO_CLUSTER),
 }
 
 # Words that stood left of a comparison; all of them went with 2.4.

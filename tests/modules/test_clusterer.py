@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensipspy.cluster import PacketWriter
+from opensipspy.cluster import PacketWriter, parse_tag
 from opensipspy.db import parse_url
 from opensipspy.dbdrivers.db_sqlite import DbSqlite
 from opensipspy.module import MiError, ParamError, StartError
@@ -21,7 +21,7 @@ from opensipspy.modules.clusterer.node import parse_properties
 from opensipspy.modules.clusterer.node import parse_url as parse_node_url
 from opensipspy.modules.clusterer.paths import is_newer, next_hops
 from opensipspy.modules.clusterer.tables import BRIDGE_TABLE, CLUSTERER_TABLE
-from opensipspy.modules.clusterer.tags import parse_definition, parse_tag
+from opensipspy.modules.clusterer.tags import parse_definition
 from tests.modules.asynchronous import in_loop
 from tests.modules.cluster_house import BinNode, Wires, address_of, extra, internal
 from tests.modules.tables import URL, change, make_tables

@@ -13,10 +13,12 @@ from opensipspy import sip
 from opensipspy.db import Database
 from opensipspy.management import MiError
 from opensipspy.module import ParamError
+from opensipspy.modules.clusterer import Clusterer
+from opensipspy.modules.proto_bin import ProtoBin
 from opensipspy.modules.uac_auth import UacAuth
 from opensipspy.modules.uac_registrant import REGISTRANT_TABLE, UacRegistrant
 from opensipspy.modules.uac_registrant.record import Details, Registrant
-from opensipspy.sip import Message, digest
+from opensipspy.sip import Message, Socket, digest
 from tests.modules.asynchronous import in_loop
 from tests.modules.databases import database_with
 from tests.modules.tm_bench import TmBench
@@ -43,6 +45,12 @@ class Bench(TmBench):
         self.database = database
         self.core.databases[URL] = database
         self.core.add(UacAuth())
+        self.cluster: Clusterer | None = None
+        if params.get("enable_clustering"):
+            door = self.core.add(ProtoBin())
+            door.opened(Socket(sip.PROTO_BIN, "127.0.0.1", 5555))
+            mine = "cluster_id=1,url=bin:127.0.0.1:5555"
+            self.cluster = self.core.add(Clusterer(my_node_id=1, db_mode=0, my_node_info=[mine]))
         self.module = self.core.add(UacRegistrant(db_url=URL, **params))
         self.heard: list[str] = []
         for name in (event.name for event in UacRegistrant.events()):
@@ -78,6 +86,8 @@ async def bench(*rows: dict[str, Any], **params: Any) -> AsyncIterator[Bench]:
         for row in rows:
             await database.insert("registrant", {**ROW, **row})
         made = Bench(database, **{"timer_interval": 10, "hash_size": 0, **params})
+        if made.cluster is not None:
+            await made.cluster.launch()
         await made.module.launch()
         try:
             yield made
@@ -380,7 +390,7 @@ async def test_upsert_and_delete() -> None:
             ("aor", "nonsense"),
             ("forced_socket", "udp:203.0.113.9:5060"),
             ("binding_params", "x\r\nVia: y"),
-            ("cluster_shtag", "tag/1"),
+            ("cluster_shtag", "tag"),
             ("expiry", -1),
         ):
             with pytest.raises(MiError, match="Bad parameter"):
@@ -391,6 +401,53 @@ async def test_upsert_and_delete() -> None:
             await server.core.mi_call("uac_registrant:delete", KEY)
         assert await server.core.mi_call("reg_list") == {"Records": []}
         assert not server.core.status.group("uac_registrant")
+
+
+@in_loop
+async def test_the_node_whose_sharing_tag_is_active_registers() -> None:
+    """The manual, enable_clustering: the other nodes are idle."""
+    other = "sip:bob@provider.example"
+    async with bench({"cluster_shtag": "vip/1"}, {"aor": other}, enable_clustering=1) as server:
+        assert server.cluster is not None
+        (free,) = await server.sent(25)
+        assert free.to.uri == other, "without a tag every node registers"
+        with pytest.raises(MiError, match="sharing tag is not active"):
+            await server.core.mi_call("uac_registrant:force_register", KEY)
+        server.cluster.activate_tag("vip", 1, "test")
+        (taken,) = await server.sent(0.1)
+        assert taken.to.uri == KEY["aor"], "it is taken over at once"
+        await server.reply(taken, 200, contact())
+        assert await server.state() == "REGISTERED"
+        shown = (await server.core.mi_call("uac_registrant:list", KEY))["Registrant"]
+        assert (shown["shtag"], shown["cluster_id"]) == ("vip", 1)
+        server.cluster.tag_active_elsewhere("vip", 1, 2)
+        assert await server.state() == "NOT_REGISTERED"
+        await server.reply(free, 200, contact())
+        assert [request.to.uri for request in await server.sent(700) if request.to.uri != other] == []
+
+
+@in_loop
+async def test_a_tag_that_is_lost_while_the_registrar_thinks() -> None:
+    async with bench({"cluster_shtag": "vip/1"}, enable_clustering=1) as server:
+        assert server.cluster is not None
+        server.cluster.activate_tag("vip", 1, "test")
+        (request,) = await server.sent(0.1)
+        server.cluster.tag_active_elsewhere("vip", 1, 2)
+        await server.reply(request, 200, contact())
+        assert await server.state() == "NOT_REGISTERED"
+        assert await server.sent(700) == []
+
+
+@in_loop
+async def test_without_clustering_what_has_a_tag_rests(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench({"cluster_shtag": "vip/1"}, {"aor": "sip:bob@provider.example", "cluster_shtag": "x/1"}) as server:
+        assert await server.sent(50) == []
+        assert caplog.text.count("enable_clustering only") == 1
+    async with database_with(REGISTRANT_TABLE) as database:
+        made = Bench(database)
+        made.module.enable_clustering = 1
+        with pytest.raises(ParamError, match="enable_clustering"):
+            await made.module.launch()
 
 
 @in_loop

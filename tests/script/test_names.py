@@ -96,8 +96,8 @@ def test_what_replaces_a_word_is_a_variable() -> None:
 
 def test_parameters_that_need_what_is_not_here() -> None:
     """The reason is told, instead of a name that looks alike."""
-    told = missing_parameter("uac_registrant", "enable_clustering")
+    told = missing_parameter("cachedb_local", "cluster_id")
     assert told is not None
-    assert told[0].startswith("uac_registrant: parameter enable_clustering does not exist here yet: it shares")
+    assert told[0].startswith("cachedb_local: parameter cluster_id does not exist here yet: it shares")
     assert missing_parameter("tm", "fr_timeout") is None
     assert missing_parameter("proto_wss", "trace_on") is not None

@@ -22,6 +22,7 @@ from opensipspy.cluster import (
     Packet,
     PacketError,
     PacketWriter,
+    parse_tag,
 )
 from opensipspy.db import Database, DatabaseError
 from opensipspy.module import (
@@ -64,7 +65,7 @@ from opensipspy.modules.clusterer.tables import (
     MOST_ROWS,
     definition_of,
 )
-from opensipspy.modules.clusterer.tags import Tag, Tags, parse_definition, parse_tag
+from opensipspy.modules.clusterer.tags import Tag, Tags, parse_definition
 from opensipspy.script.kinds import BRANCH, EVENT, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.run import Index, Run, Value, VarRef
 from opensipspy.sip import Peer, Socket

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from opensipspy.cluster import parse_tag
+
 MOST_TAGS: Final = 1024
-LONGEST_TAG: Final = 64
 ACTIVE: Final = "active"
 BACKUP: Final = "backup"
 
@@ -93,16 +94,6 @@ class Tags:
             news = tag.announce and tag.cluster_id == cluster_id and node_id not in tag.told
             if news and self._tell(cluster_id, node_id, tag.name):
                 tag.told.add(node_id)
-
-
-def parse_tag(text: str) -> tuple[str, int]:
-    """Name and cluster of "name/cluster". Raises ValueError."""
-    name, slash, number = (part.strip() for part in text.partition("/"))
-    if not slash or not 0 < len(name) <= LONGEST_TAG:
-        raise ValueError(f"{text!r} is no sharing tag, as name/1 is one")
-    if not (number.isascii() and number.isdigit() and len(number) <= 9):
-        raise ValueError(f"{text!r}: {number!r} is no number of a cluster")
-    return name, int(number)
 
 
 def parse_definition(text: str) -> tuple[str, int, bool]:

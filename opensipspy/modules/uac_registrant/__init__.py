@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import Any, Final
 
+from opensipspy.cluster import ClusterApi, parse_tag
 from opensipspy.db import Column, Database, DatabaseError, Index, Table, auto_id
 from opensipspy.management.status import STATUS_LOADING, STATUS_NO_DATA, STATUS_READY
 from opensipspy.module import (
@@ -82,6 +83,8 @@ GROUP: Final = "uac_registrant"
 ENABLED: Final = 0
 DISABLED: Final = 1
 MOST_BUCKETS_BITS: Final = 16
+TAKE_OVER_S: Final = 0.01
+"""Between two registrations that are taken over from another node."""
 MOST_CHALLENGES: Final = 4
 """As often may one request be challenged: by a proxy, by the registrar, and each with a stale nonce."""
 EVENTS: Final = {
@@ -101,7 +104,8 @@ class UacRegistrant(Module):
     """Register at other servers, renew in time, and tell how each registration stands."""
 
     name = "uac_registrant"
-    requires = (Requires("tm"), Requires("uac_auth"))
+    requires = (Requires("tm"), Requires("uac_auth"), Requires("clusterer", param="enable_clustering"))
+    wants = ("clusterer",)
     tables = (REGISTRANT_TABLE,)
 
     hash_size = Param(int, 1, "Buckets, as a power of two.")
@@ -109,6 +113,9 @@ class UacRegistrant(Module):
     failure_retry_interval = Param(int, 0, "Wait after a failure; the time of the registration when 0.", unit="s")
     default_expires = Param(int, 3600, "Time to register for when the table says none.", unit="s")
     reregister_expiry_percentage = Param(int, 100, "Renew when this part of the time has passed.", unit="%")
+    enable_clustering = Param(
+        int, 0, "1: a registration with a sharing tag is kept up by the node where that is active."
+    )
     db_url = Param(str, None, "The database; the global db_default_url when not set.")
     table_name = Param(str, "registrant", "The table.")
     registrar_column = Param(str, "registrar", "Column: URI of the registrar.")
@@ -123,6 +130,7 @@ class UacRegistrant(Module):
     binding_params_column = Param(str, "binding_params", "Column: parameters of the contact, ;name=value.")
     expiry_column = Param(str, "expiry", "Column: seconds to register for.")
     forced_socket_column = Param(str, "forced_socket", "Column: the socket to send from.")
+    cluster_shtag_column = Param(str, "cluster_shtag", "Column: a sharing tag, name/cluster; NULL or empty for none.")
     state_column = Param(str, "state", "Column: 0 enabled, 1 disabled.")
 
     registering = Event("E_REGISTRANT_REGISTERING", ALL, "The first REGISTER was sent.")
@@ -139,6 +147,9 @@ class UacRegistrant(Module):
 
     def __init__(self, **params: Any) -> None:
         self._records: dict[Key, Registrant] = {}
+        self._cluster: ClusterApi | None = None
+        # Whether it was said that sharing tags need the cluster.
+        self._told = False
         self._turn = 0
         self._ticks: CancelHandle | None = None
         self._planned: dict[Registrant, CancelHandle] = {}
@@ -159,6 +170,12 @@ class UacRegistrant(Module):
             raise ParamError(self.name, "reregister_expiry_percentage", "is 1 to 100")
         if self.failure_retry_interval < 0 or not 0 < self.default_expires <= LONGEST_EXPIRES_S:
             raise ParamError(self.name, "failure_retry_interval", "is 0 or more; default_expires is above 0")
+        if self.enable_clustering:
+            try:
+                self._cluster = self.core.api("clusterer", ClusterApi)  # type: ignore[type-abstract]
+            except LookupError as error:
+                raise ParamError(self.name, "enable_clustering", str(error)) from error
+            self._cluster.on_tag(self._tag_changed)
         self._tm = self.core.api("tm", TmApi)  # type: ignore[type-abstract]
         self._auth = self.core.api("uac_auth", UacAuthApi)  # type: ignore[type-abstract]
         database = open_database(self, self.db_url)
@@ -194,6 +211,7 @@ class UacRegistrant(Module):
             self.expiry_column,
             self.forced_socket_column,
             self.state_column,
+            self.cluster_shtag_column,
         )
 
     def _reader(self, database: Database) -> TableCache[dict[Key, Details]]:
@@ -228,7 +246,32 @@ class UacRegistrant(Module):
             expires_s=expires or self.default_expires,
             socket=self._socket(cell_text(row[9], "forced_socket", null="", most=255)),
             enabled=cell_int(row[10], "state", -(2**31), 2**31, null=ENABLED) == ENABLED,
+            tag=self._tag(cell_text(row[11], "cluster_shtag", null="", most=255)),
         )
+
+    def _tag(self, text: str) -> tuple[str, int] | None:
+        """The sharing tag that is meant, None for none; raises ValueError."""
+        if not text.strip():
+            return None
+        if self._cluster is None and not self._told:
+            self._told = True
+            self.core.log.warning("uac_registrant: what has a sharing tag is registered with enable_clustering only")
+        return parse_tag(text)
+
+    def _is_mine(self, record: Registrant) -> bool:
+        """Whether this node keeps a registration up, and not another one of the cluster."""
+        tag = record.details.tag
+        return tag is None or (self._cluster is not None and self._cluster.tag_active(*tag))
+
+    def _tag_changed(self, name: str, cluster_id: int, active: bool) -> None:
+        """A sharing tag is active here now: its registrations are taken over at once; or another node does it."""
+        concerned = [record for record in self._records.values() if record.details.tag == (name, cluster_id)]
+        for place, record in enumerate(concerned):
+            if not active:
+                self._forget_plan(record)
+                self._change(record, NOT_REGISTERED)
+            elif record.details.enabled:
+                self._plan(record, place * TAKE_OVER_S)
 
     def _socket(self, text: str) -> Socket | None:
         """The listening point that is meant; raises ValueError for one that is not there."""
@@ -280,7 +323,7 @@ class UacRegistrant(Module):
 
     def _is_due(self, record: Registrant) -> bool:
         """Whether to send something before this bucket's next turn."""
-        if record.busy or record in self._planned:
+        if record.busy or record in self._planned or not self._is_mine(record):
             return False
         now = self.core.time()
         if record.state == REGISTERED:
@@ -301,7 +344,7 @@ class UacRegistrant(Module):
     def _talk(self, record: Registrant) -> None:
         """Begin to send; while a reply is awaited, whoever waits for it looks again at what is wanted."""
         self._forget_plan(record)
-        if record.busy or record.gone:
+        if record.busy or record.gone or not self._is_mine(record):
             return
         record.busy = True
         task = self.core.spawn(self._converse(record), "registrant")
@@ -361,6 +404,9 @@ class UacRegistrant(Module):
             self._failed(record, INTERNAL_ERROR)
         finally:
             record.busy = False
+            if not record.gone and not self._is_mine(record):
+                self._forget_plan(record)
+                self._change(record, NOT_REGISTERED)
 
     async def _register(self, record: Registrant) -> None:
         cleared = False
@@ -551,6 +597,8 @@ class UacRegistrant(Module):
         record = self._record(aor, contact, registrar)
         if not record.details.enabled:
             raise MiError(400, "The registrant is disabled")
+        if not self._is_mine(record):
+            raise MiError(400, "The sharing tag is not active here")
         self._talk(record)
         return "OK"
 
@@ -599,9 +647,7 @@ class UacRegistrant(Module):
         cluster_shtag: str,
         state: int,
     ) -> str:
-        """Add or change a registration in memory only. cluster_shtag has to be empty: there is no cluster."""
-        if cluster_shtag:
-            raise MiError(400, "Bad parameter value", "cluster_shtag needs a cluster")
+        """Add or change a registration in memory only."""
         try:
             details = Details(
                 aor,
@@ -615,6 +661,7 @@ class UacRegistrant(Module):
                 expires_s=expiry or self.default_expires,
                 socket=self._socket(forced_socket),
                 enabled=state == ENABLED,
+                tag=self._tag(cluster_shtag),
             )
         except ValueError as error:
             raise MiError(400, "Bad parameter value", str(error)) from error
@@ -658,6 +705,8 @@ def shown(record: Registrant) -> dict[str, Any]:
         found["socket"] = details.socket.text
     if details.proxy:
         found["proxy"] = details.proxy
+    if details.tag is not None:
+        found["shtag"], found["cluster_id"] = details.tag
     if record.peer:
         found["dst_IP"] = "IPv6" if ":" in record.peer else "IPv4"
         found["ip"] = record.peer

@@ -45,7 +45,8 @@ Key = tuple[str, str, str]
 class Details:
     """What an operator says of a registration; nothing in it can break out of a header. Raises ValueError.
 
-    params: of the contact, each with its leading ";". expires_s: the time that is asked for.
+    params: of the contact, each with its leading ";". expires_s: the time that is asked for. tag: a sharing tag and its
+    cluster; only where that is active is it registered.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class Details:
         "proxy",
         "registrar",
         "socket",
+        "tag",
         "third_party",
         "user",
     )
@@ -76,6 +78,7 @@ class Details:
         expires_s: int = 3600,
         socket: Socket | None = None,
         enabled: bool = True,
+        tag: tuple[str, int] | None = None,
     ) -> None:
         for name, uri in (("AOR", aor), ("contact", contact), ("registrar", registrar)):
             check_uri(name, uri)
@@ -97,6 +100,7 @@ class Details:
         self.expires_s = expires_s
         self.socket = socket
         self.enabled = enabled
+        self.tag = tag
 
     def __repr__(self) -> str:
         return f"Details({self.aor!r}, {self.contact!r}, {self.registrar!r})"
