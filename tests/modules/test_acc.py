@@ -340,7 +340,7 @@ def test_broken_definitions_are_refused(text: str) -> None:
 
 
 def test_rows() -> None:
-    """The columns of the tables acc and missed_calls, with those of the operator."""
+    """The columns of the tables acc and missed_calls, with those of the operator: empty where the script says NULL."""
     database = MemoryDatabase()
     core = loaded(
         {URL: database}, db_url=URL, extra_fields="db: src->src_ip", leg_fields="db:who", acc_callid_column="cid"
@@ -370,8 +370,8 @@ def test_rows() -> None:
     }
     answered = row | {"sip_code": "200", "sip_reason": "OK"}
     assert database.tables == {
-        "missed_calls": [missed | {"src_ip": "10.0.0.1", "who": who} for who in ("A", None)],
-        "my_acc": [answered | {"src_ip": "10.0.0.1", "who": who} for who in ("A", None)],
+        "missed_calls": [missed | {"src_ip": "10.0.0.1", "who": who} for who in ("A", "")],
+        "my_acc": [answered | {"src_ip": "10.0.0.1", "who": who} for who in ("A", "")],
     }
 
 
@@ -505,19 +505,20 @@ def heard(core: FakeCore) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_events() -> None:
-    """The manual: E_ACC_EVENT for positive responses, E_ACC_MISSED_EVENT for others, with the extra fields."""
+    """E_ACC_EVENT for transactions, E_ACC_MISSED_EVENT for missed calls, each once, with the extra fields."""
     core = loaded(extra_fields="evi: src->source")
     events = heard(core)
     call = Call(core)
-    call.do("do_accounting", "evi", "failed")
+    call.do("do_accounting", "evi", "missed|failed")
     core.write("$acc_extra", call.run, "x", "src")
     call.answered(486, "Busy")
     call = Call(core)
     call.do("do_accounting", "evi")
     call.answered(200)
     names = [name for name, _ in events]
-    assert names == ["E_ACC_MISSED_EVENT", "E_ACC_EVENT"]
-    assert events[1][1] == {
+    assert names == ["E_ACC_MISSED_EVENT", "E_ACC_EVENT", "E_ACC_EVENT"]
+    assert [params["sip_code"] for _, params in events] == ["486", "486", "200"]
+    assert events[2][1] == {
         "method": "INVITE",
         "from_tag": "a1",
         "to_tag": "b1",
@@ -525,7 +526,7 @@ def test_events() -> None:
         "sip_code": "200",
         "sip_reason": "OK",
         "time": int(START_TIME),
-        "source": None,
+        "source": "",
     }
     assert events[0][1]["source"] == "x"
     assert events[0][1]["setuptime"] == 0

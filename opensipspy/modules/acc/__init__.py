@@ -415,7 +415,8 @@ class Acc(Module):
         if wanted & DB:
             self._insert(record, table or self.db_table_acc, missed=False)
         if wanted & EVI:
-            self._raise(record, missed=int(record.sip_code) >= 300)
+            # Also when it failed: E_ACC_MISSED_EVENT tells of the miss itself, so that nothing is told twice.
+            self._raise(record, missed=False)
         if wanted & AAA:
             self._report(record)
 
@@ -518,11 +519,11 @@ class Acc(Module):
             row["setuptime"] = record.setuptime
             row["created"] = datetime.fromtimestamp(int(record.created))
         for tag, column in self._extra.names["db"]:
-            row[column] = record.extra.get(tag)
+            row[column] = _written(record.extra.get(tag))
         legs = self._legs.names["db"]
         if not legs:
             return [row]
-        return [{**row, **{column: leg.get(tag) for tag, column in legs}} for leg in record.legs]
+        return [{**row, **{column: _written(leg.get(tag)) for tag, column in legs}} for leg in record.legs]
 
     def _fit(self, column: str, text: str) -> str:
         """A text that the column takes: a strict back-end would refuse the whole record for a peer's long Call-ID."""
@@ -545,8 +546,8 @@ class Acc(Module):
                 "sip_reason": record.sip_reason,
                 "time": int(record.time),
             }
-            params |= {name: record.extra.get(tag) for tag, name in self._extra.names["evi"]}
-            params |= {name: leg.get(tag) for tag, name in legs}
+            params |= {name: _written(record.extra.get(tag)) for tag, name in self._extra.names["evi"]}
+            params |= {name: _written(leg.get(tag)) for tag, name in legs}
             if missed:
                 params |= {"created": int(record.created), "setuptime": record.setuptime}
             event(**params)
@@ -566,3 +567,8 @@ class Acc(Module):
         if context is None:
             context = run.ctx[CONTEXT] = Context(self.core.time())
         return context
+
+
+def _written(value: Value) -> str | int:
+    """A field that the script left NULL is empty in a record, as in the C server: operators' columns are NOT NULL."""
+    return "" if value is None else value
