@@ -8,8 +8,10 @@ With `enable_restart_persistency` the collections are written to a file beside t
 server, atomically, readable by the owner only. It has one JSON array a line: first `["opensipspy-cachedb-local", 1]`,
 then `[collection, key, value, expires]`, expires in seconds since 1970, 0 for never. Maps are not kept.
 
-Copies in other servers (`cluster_id`, `cluster_persistency`) need a cluster, which there is not yet: these parameters
-are not known, and `/r` after a collection's name is accepted with a warning.
+With `cluster_id` the collections with `/r` after their name are the same on all nodes of a cluster, OpenSIPS' among
+them: what is stored, removed, added to and subtracted from is sent to all, and a node that starts gets everything from
+another one. The last write counts; two at the same time may end differently on two nodes. Maps, and the removal of
+keys by pattern, stay where they are.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import asyncio
 import fnmatch
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -26,8 +29,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from opensipspy.cachedb import CacheDbDriver, CacheError, CacheUrl, InstantCacheDb, Map, Pairs, to_counter
+from opensipspy.cluster import (
+    Capability,
+    ClusterApi,
+    ClusterUser,
+    Packet,
+    PacketError,
+    PacketWriter,
+    SyncWriter,
+)
 from opensipspy.management import MiError
-from opensipspy.module import Module, Omittable, Param, Timer, mi_command, script_function
+from opensipspy.module import Module, Omittable, Param, ParamError, Requires, Timer, mi_command, script_function
 from opensipspy.script.kinds import BRANCH, FAILURE, LOCAL, ONREPLY, REQUEST, STARTUP
 from opensipspy.script.run import Run
 
@@ -45,8 +57,17 @@ ENTRY_BYTES: Final = 200
 MAX_GLOB: Final = 1024
 SLICE: Final = 20_000
 """Keys looked at in one turn of the event loop."""
+SYNC_SLICE: Final = 200
+"""Keys sent to a node that starts in one turn."""
 SUFFIX: Final = ".cachedb_local"
 HEADER: Final = ["opensipspy-cachedb-local", 1]
+CAPABILITY: Final = "cachedb-local-repl"
+# Kinds and version of the packets between nodes.
+STORED: Final = 1
+REMOVED: Final = 2
+VERSION: Final = 1
+PERSISTENCY: Final = ("none", "sync-from-cluster")
+LONGEST_LIFE_S: Final = 2**31 - 1
 
 Entry = tuple[str, float]
 """A value, and when it expires on the clock that never jumps; 0 for never."""
@@ -68,6 +89,8 @@ class Collection:
         self.name = name
         self.entries: dict[str, Entry] = {}
         self.maps: dict[str, Map] = {}
+        # Where its changes are told, None for one that is only here.
+        self.replica: Replica | None = None
         self._memory = memory
         self._now = now
 
@@ -131,12 +154,17 @@ class LocalStore(InstantCacheDb):
 
     def store_now(self, key: str, value: str | int, expire_s: int = 0) -> None:
         self.operations += 1
-        self._collection.put(key, str(value), self._expires(expire_s))
+        collection = self._collection
+        collection.put(key, str(value), self._expires(expire_s))
+        if collection.replica is not None:
+            collection.replica.stored(collection, key)
 
     def remove_now(self, key: str) -> bool:
         self.operations += 1
         there = self._collection.get(key) is not None
         self._collection.drop(key)
+        if self._collection.replica is not None:
+            self._collection.replica.removed(self._collection, key)
         return there
 
     def add_now(self, key: str, amount: int, expire_s: int = 0) -> int:
@@ -145,6 +173,8 @@ class LocalStore(InstantCacheDb):
         value = to_counter((to_counter(old) if old is not None else 0) + amount)
         kept = self._collection.entries[key][1] if old is not None else 0.0
         self._collection.put(key, str(value), self._expires(expire_s) or kept)
+        if self._collection.replica is not None:
+            self._collection.replica.stored(self._collection, key)
         return value
 
     def fetch_counter_now(self, key: str) -> int | None:
@@ -205,22 +235,121 @@ class TimedStore(LocalStore):
         return self._timed("add", lambda: super(TimedStore, self).add_now(key, amount, expire_s))
 
 
+class Replica(ClusterUser):
+    """Keeps collections the same on all nodes of a cluster. kept: keys of the file of the last run."""
+
+    def __init__(self, collections: dict[str, Collection], now: Callable[[], float]) -> None:
+        self.place: Capability | None = None
+        self.kept: dict[str, set[str]] = {}
+        self._collections = collections
+        self._now = now
+
+    def _fields(self, collection: Collection, key: str) -> PacketWriter:
+        value, expires = collection.entries[key]
+        left_s = min(max(1, math.ceil(expires - self._now())), LONGEST_LIFE_S) if expires else 0
+        packet = PacketWriter(CAPABILITY, STORED, VERSION)
+        return packet.text(collection.name).text(key).text(value).number(left_s)
+
+    def stored(self, collection: Collection, key: str) -> None:
+        """A key has a new value here."""
+        self._tell(key, lambda: self._fields(collection, key))
+
+    def removed(self, collection: Collection, key: str) -> None:
+        """A key was removed here."""
+        self._tell(key, lambda: PacketWriter(CAPABILITY, REMOVED, VERSION).text(collection.name).text(key))
+
+    def _tell(self, key: str, make: Callable[[], PacketWriter]) -> None:
+        if self.place is None:
+            return
+        try:
+            self.place.broadcast(make())
+        except PacketError as error:
+            LOG.warning("cachedb_local: key %s is not replicated: %s", key[:80], error)
+
+    def _collection(self, packet: Packet) -> Collection | None:
+        """The collection that a packet names; None when it is only here. Raises PacketError."""
+        name = packet.text()
+        found = self._collections.get(name)
+        if found is None:
+            raise PacketError(f"there is no collection {name[:64]}")
+        return found if found.replica is self else None
+
+    def _store(self, packet: Packet) -> None:
+        collection = self._collection(packet)
+        key, value, left_s = packet.text(), packet.text(), packet.number()
+        if left_s < 0:
+            raise PacketError(f"a key lives for {left_s} s")
+        if collection is None:
+            return
+        self.kept.get(collection.name, set()).discard(key)
+        try:
+            collection.put(key, value, self._now() + left_s if left_s else 0.0)
+        except CacheError as error:
+            raise PacketError(str(error)) from error
+
+    def on_packet(self, packet: Packet, source: int) -> None:
+        if packet.kind == STORED:
+            self._store(packet)
+        elif packet.kind == REMOVED:
+            collection, key = self._collection(packet), packet.text()
+            if collection is not None:
+                collection.drop(key)
+        else:
+            raise PacketError(f"{packet.kind} is no kind of packet of {CAPABILITY}")
+
+    async def on_sync_request(self, node_id: int, sync: SyncWriter) -> None:
+        """Another node has started: it gets all keys, a slice at a time."""
+        for collection in list(self._collections.values()):
+            if collection.replica is not self:
+                continue
+            keys = list(collection.entries)
+            for start in range(0, len(keys), SYNC_SLICE):
+                for key in keys[start : start + SYNC_SLICE]:
+                    if collection.get(key) is None:
+                        continue
+                    try:
+                        sync.add(self._fields(collection, key))
+                    except PacketError as error:
+                        LOG.warning("cachedb_local: key %s is not sent to node %d: %s", key[:80], node_id, error)
+                await sync.room()
+                await asyncio.sleep(0)
+
+    def on_sync_chunk(self, chunk: Packet, source: int) -> None:
+        self._store(chunk)
+
+    def on_synced(self, source: int) -> None:
+        """What this node kept over its restart and no other one knows is out of date."""
+        for name, keys in self.kept.items():
+            for key in keys:
+                self._collections[name].drop(key)
+        self.kept.clear()
+
+
 class CachedbLocal(CacheDbDriver, Module):
     """Keep keys and values in the server's memory."""
 
     name = "cachedb_local"
     kind = "cachedb"
     schemes = ("local",)
+    requires = (Requires("clusterer", param="cluster_id"),)
+    wants = ("clusterer",)
 
     cache_clean_period = Param(int, 600, "How often expired keys leave the memory.", unit="s")
     cache_collections = Param(
-        str, None, '"name=size; name": collections beside "default"; sizes mean nothing.', func=True
+        str,
+        None,
+        '"name=size; name/r": collections beside "default"; /r ones are shared, sizes mean nothing.',
+        func=True,
     )
     cachedb_url = Param(
         str, None, '"local:group:///collection": what scripts call "local:group".', repeated=True, func=True
     )
     enable_restart_persistency = Param(int, 0, "1 keeps the collections in a file over a restart.")
 
+    cluster_id = Param(int, 0, "The cluster whose nodes share the collections with /r; 0 none.")
+    cluster_persistency = Param(
+        str, "sync-from-cluster", "none: a node starts empty; sync-from-cluster: with what another node has."
+    )
     exec_threshold = Param(int, 0, "Operations that take longer are logged; 0 none.", unit="us")
 
     cleaning = Timer("cache_clean_period", "clean")
@@ -254,12 +383,32 @@ class CachedbLocal(CacheDbDriver, Module):
         return self.core.now()
 
     async def start(self) -> None:
-        for name in self._replicated:
-            self.core.log.warning("cachedb_local: collection %s is not replicated: there is no cluster", name)
+        if self.cluster_persistency not in PERSISTENCY:
+            raise ParamError(self.name, "cluster_persistency", f"is {' or '.join(PERSISTENCY)}")
+        if self._replicated and not self.cluster_id:
+            names = ", ".join(self._replicated)
+            self.core.log.warning("cachedb_local: collection %s is not replicated: there is no cluster_id", names)
         for url in self._urls:
             self._collection_of(url)
         if self.enable_restart_persistency:
             await self._read_file()
+        if self.cluster_id:
+            self._join()
+
+    def _join(self) -> None:
+        """Share the collections with the cluster."""
+        replica = Replica(self._collections, self._now)
+        from_cluster = self.cluster_persistency != PERSISTENCY[0]
+        for name in self._replicated:
+            collection = self._collections[name]
+            collection.replica = replica
+            if from_cluster:
+                replica.kept[name] = set(collection.entries)
+        try:
+            cluster = self.core.api("clusterer", ClusterApi)  # type: ignore[type-abstract]
+            replica.place = cluster.join(CAPABILITY, self.cluster_id, replica, startup_sync=from_cluster)
+        except LookupError as error:
+            raise ParamError(self.name, "cluster_id", str(error)) from error
 
     async def stop(self) -> None:
         if self.enable_restart_persistency:

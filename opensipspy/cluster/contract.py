@@ -49,6 +49,11 @@ class SyncWriter(ABC):
         """Send the fields of `chunk`; its `version` is that of the data, and is the same for all. Raises PacketError
         for a piece that no packet can hold."""
 
+    @abstractmethod
+    async def room(self) -> None:
+        """Wait while much of what was added has not left yet; to be awaited now and then by who has much to add.
+        Raises PacketError when the node does not take it."""
+
 
 class ClusterUser:
     """What a capability is told. Nothing has to be overridden but what is wanted."""

@@ -31,5 +31,9 @@ class BinDoor(ABC):
         """Give packets of a capability to `receive`; the last one counts."""
 
     @abstractmethod
+    def waiting(self) -> int:
+        """Octets that have not left yet, of all packets."""
+
+    @abstractmethod
     def complain(self, peer: Peer, reason: str) -> None:
         """Count a packet that was dropped; the log has one line of it, and floods one line a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from opensipspy import sip
@@ -51,6 +52,7 @@ class ProtoBin(Module, BinDoor):
         self._unsaid = 0
         self._said_at = -COMPLAIN_EVERY_S
         self._takers: dict[str, Receive] = {}
+        self._waiting: Callable[[], int] = int
 
     @property
     def default_port(self) -> int:
@@ -60,6 +62,13 @@ class ProtoBin(Module, BinDoor):
     def opened(self, socket: Socket) -> None:
         """A listening point is there."""
         self.sockets.append(socket)
+
+    def measure(self, waiting: Callable[[], int]) -> None:
+        """Where to ask for what has not left yet."""
+        self._waiting = waiting
+
+    def waiting(self) -> int:
+        return self._waiting()
 
     def on_packet(self, capability: str, receive: Receive) -> None:
         self._takers[capability] = receive

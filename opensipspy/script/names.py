@@ -267,11 +267,9 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 # Parameters of OpenSIPS 4 that modules here lack, because something that they need is not there: what that is.
-_NO_CLUSTER: Final = "it shares nothing with a cluster yet"
 _NO_TRACER: Final = "there is no tracer here (proto_hep), connections are told of in the log"
 _TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
 NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
-    "cachedb_local": dict.fromkeys(("cluster_id", "cluster_persistency"), _NO_CLUSTER),
     "proto_tcp": _TRACING,
     "proto_tls": _TRACING,
     "proto_ws": _TRACING,

@@ -167,7 +167,9 @@ class Transports:
             send_timeout_s=0.0 if module.bin_async else milliseconds(module.bin_send_timeout),
             queue_bytes=BIN_QUEUE_BYTES,
         )
-        return BinTransport(module.received, self._loop, settings, self._budget, module.opened)
+        made = BinTransport(module.received, self._loop, settings, self._budget, module.opened)
+        module.measure(made.waiting)
+        return made
 
     def _domains(self, name: str) -> TlsDomains:
         module = self._modules.get("tls_mgm")

@@ -40,7 +40,8 @@ modparam("clusterer", "my_node_id", {node_id})
 modparam("clusterer", "ping_interval", 1)
 modparam("clusterer", "ping_timeout", 500)
 modparam("clusterer", "node_timeout", 1)
-modparam("clusterer", "my_node_info", "cluster_id=1,url=bin:127.0.0.1:{bin},sip_addr=127.0.0.1:{sip}")
+modparam("clusterer", "seed_fallback_interval", 1)
+modparam("clusterer", "my_node_info", "cluster_id=1,url=bin:127.0.0.1:{bin},sip_addr=127.0.0.1:{sip}{flags}")
 """
 C_HEAD = """
 stderror_enabled=yes
@@ -208,6 +209,8 @@ class Cluster:
             "folder": node.folder,
             "node_id": node.node_id,
             "words": words,
+            # The first node needs nobody to have its data from.
+            "flags": ",flags=seed" if node.node_id == 1 else "",
         }
         text = HEAD.format(**values)
         for other, port in neighbours.items():

@@ -119,6 +119,43 @@ def test_packets_go_around_where_there_is_no_link(
     first.says("sent: -2")
 
 
+CACHE = """
+loadmodule "cachedb_local.so"
+modparam("cachedb_local", "cluster_id", 1)
+modparam("cachedb_local", "cache_collections", "default/r")
+"""
+STORE = """
+route {
+	cache_store("local", "$rU", "of NODE");
+	sl_send_reply(200, "OK");
+	exit;
+}
+"""
+
+
+@pytest.mark.parametrize("kinds", MIXED, ids="-".join)
+def test_keys_are_the_same_on_all_nodes(cluster: Cluster, kinds: tuple[str, ...]) -> None:
+    def keys(node: ClusterNode) -> dict[str, str]:
+        shown = node.mi("cachedb_local:fetch_chunk", "*", "default")
+        return {found["name"]: found["value"] for found in (shown or {}).get("keys", [])}
+
+    def synced(node: ClusterNode) -> bool:
+        (shown,) = node.mi("clusterer:list_cap")["Clusters"]
+        return {"name": "cachedb-local-repl", "state": "Ok", "enabled": "yes"} in shown["Capabilities"]
+
+    first, second = cluster.make(kinds)
+    cluster.start(first, {}, STORE.replace("NODE", "1"), more=CACHE)
+    first.until(lambda: synced(first), "the seed node counts as synced")
+    ask(first, "early")
+    cluster.start(second, {1: first.bin_port}, STORE.replace("NODE", "2"), more=CACHE)
+    second.until(lambda: synced(second), "it has all data")
+    assert keys(second) == {"early": "of 1"}
+    ask(second, "later")
+    first.until(lambda: keys(first) == {"early": "of 1", "later": "of 2"}, "a key of node 2")
+    ask(first, "later")
+    second.until(lambda: keys(second)["later"] == "of 1", "the newer value of node 1")
+
+
 class Call:
     """A call through one of two nodes. They share no address, but a tag that stands for one between nodes."""
 

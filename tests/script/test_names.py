@@ -96,8 +96,7 @@ def test_what_replaces_a_word_is_a_variable() -> None:
 
 def test_parameters_that_need_what_is_not_here() -> None:
     """The reason is told, instead of a name that looks alike."""
-    told = missing_parameter("cachedb_local", "cluster_id")
+    told = missing_parameter("proto_wss", "trace_on")
     assert told is not None
-    assert told[0].startswith("cachedb_local: parameter cluster_id does not exist here yet: it shares")
+    assert told[0].startswith("proto_wss: parameter trace_on does not exist here yet: there is no tracer")
     assert missing_parameter("tm", "fr_timeout") is None
-    assert missing_parameter("proto_wss", "trace_on") is not None

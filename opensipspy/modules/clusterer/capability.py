@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
@@ -38,6 +39,10 @@ DETAILS: Final = {
 }
 # Packets that come while data are synced and are kept until these are complete.
 MOST_KEPT: Final = 10_000
+# Octets of packets that have not left: beyond it who sends many waits, for so long at most.
+MOST_BACKLOG: Final = 4 << 20
+PATIENCE_S: Final = 30.0
+PAUSE_S: Final = 0.02
 # Room for the address of a packet.
 ADDRESS_BYTES: Final = 12
 
@@ -265,7 +270,11 @@ class LocalCapability(Capability):
             self.cluster.spawn(self._end_later(done, writer), f"sync of {self.name} to node {node_id}")
 
     async def _end_later(self, done: Awaitable[None], writer: Chunks) -> None:
-        await done
+        try:
+            await done
+        except PacketError as error:
+            self.cluster.log.warning("capability %s: %s", self.name, error)
+            return
         writer.end()
 
     # --- telling
@@ -301,6 +310,15 @@ class Chunks(SyncWriter):
             raise PacketError(f"a piece of {len(fields)} octets fits into no packet")
         self._packet.number(len(fields)).number(wire.CHUNK_MARK).raw(fields)
         self._count += 1
+
+    async def room(self) -> None:
+        cluster = self._capability.cluster
+        waited_s = 0.0
+        while cluster.backlog() > MOST_BACKLOG:
+            if waited_s >= PATIENCE_S:
+                raise PacketError(f"node {self._node_id} takes no more of the data of {self._capability.name}")
+            await asyncio.sleep(PAUSE_S)
+            waited_s += PAUSE_S
 
     def _flush(self) -> None:
         packet, self._packet = self._packet, None

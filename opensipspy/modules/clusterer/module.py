@@ -399,6 +399,9 @@ class Clusterer(Module, ClusterApi):
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self.core.spawn(work, name)
 
+    def backlog(self) -> int:
+        return self._door.waiting()
+
     def put(self, data: bytes, peer: Peer, socket: Socket, on_failure: Callable[[], None] | None) -> bool:
         return self.core.send(data, Target(peer, socket), on_failure)
 
