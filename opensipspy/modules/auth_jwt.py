@@ -107,12 +107,19 @@ def base64url(text: str) -> bytes:
 
 def _object(part: str) -> dict[str, Any]:
     try:
-        value = json.loads(base64url(part).decode("utf-8"))
+        value = json.loads(base64url(part).decode("utf-8"), parse_constant=_no_number)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("holds JSON that is no object")
+    # Half a surrogate pair, which an escape can bring, is no text that the script could write anywhere.
+    _compact(value).encode("utf-8")
     return value
+
+
+def _no_number(name: str) -> None:
+    """RFC 8259 §6: neither NaN nor Infinity is a number; a time of that kind would never pass."""
+    raise ValueError(f"holds {name}")
 
 
 def _compact(value: dict[str, Any]) -> str:

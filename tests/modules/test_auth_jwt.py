@@ -141,6 +141,10 @@ def test_tokens_without_a_signature_are_never_valid(algorithm: object):
         "ü.ü.ü",
         base64.urlsafe_b64encode(b"[" * 9000).decode().rstrip("=") + ".e30.",
         base64.urlsafe_b64encode(b"\xff\xfe").decode().rstrip("=") + ".e30.",
+        f"{part({'alg': 'HS256'})}.{part({'tag': chr(0xD800)})}.AAAA",
+        f"{part({'alg': chr(0xDFFF)})}.{part(CLAIMS)}.AAAA",
+        f"{part({'alg': 'HS256'})}.{part({'exp': float('nan')})}.AAAA",
+        f"{part({'alg': 'HS256'})}.{part({'exp': float('inf')})}.AAAA",
     ],
 )
 def test_what_is_no_token(token: str):
