@@ -15,7 +15,18 @@ The same declarations give the load-time checks, the manual page, `opensipspy de
 
 from opensipspy.management import CommandDecl, Counter, MiError
 
-from .annotations import Fixup, Flags, Named, NoExpand, Omittable, RouteName, Static, WritableVar
+from .annotations import (
+    Fixup,
+    Flags,
+    Named,
+    NoExpand,
+    Omittable,
+    ReplyCode,
+    RouteName,
+    Static,
+    WritableVar,
+    between,
+)
 from .core import CancelHandle, Core, DnsStore, LocateError, Naptr, NoSocketError
 from .declarations import (
     BoundEvent,
@@ -58,6 +69,7 @@ __all__ = [
     "Omittable",
     "Param",
     "ParamError",
+    "ReplyCode",
     "Requires",
     "RouteName",
     "StartError",
@@ -68,6 +80,7 @@ __all__ = [
     "Wants",
     "WritableVar",
     "all_modules",
+    "between",
     "find_module",
     "mi_command",
     "module_names",

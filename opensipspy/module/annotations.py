@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 
 class Static:
@@ -84,3 +84,23 @@ class Named:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+def between(low: int, high: int, what: str) -> Fixup:
+    """The parameter is a whole number from `low` to `high`: another is found at load, or at the call when a variable
+    holds it. what: what the number is, for the message."""
+
+    def checked(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, int | str) else low - 1
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ValueError(f"{value} is no {what} ({low} to {high})")
+        return number
+
+    return Fixup(checked, "int")
+
+
+ReplyCode = Annotated[int, between(100, 699, "status of a reply")]
+"""The status of a reply that the script sends."""

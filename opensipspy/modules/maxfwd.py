@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from opensipspy.module import Module, Param, ParamError, script_function
+from opensipspy.module import Module, Param, ParamError, between, script_function
 from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
 from opensipspy.script.run import Run
 from opensipspy.sip import H_MAX_FORWARDS, Message, ParseError
@@ -13,6 +13,7 @@ HIGHEST: Final = 256
 DIGITS: Final = 10
 """A longer number is no hop count; it would only cost time to read."""
 UNREADABLE: Final = -2
+Hops = Annotated[int, between(1, HIGHEST, "number of hops")]
 SHORT: Final = tuple(str(value) for value in range(HIGHEST + 1))
 """Each value as text: as many requests as wait may have the same."""
 
@@ -49,7 +50,7 @@ class MaxFwd(Module):
             raise ParamError(self.name, "max_limit", f"is from 1 to {HIGHEST}, not {self.max_limit}")
 
     @script_function(routes=REQUEST)
-    def mf_process_maxfwd_header(self, run: Run, max_value: int) -> int:
+    def mf_process_maxfwd_header(self, run: Run, max_value: Hops) -> int:
         """Take one hop off Max-Forwards, or add the header with `max_value`.
 
         Returns 1 decremented, 2 added, -1 no hop left, -2 unreadable or `max_value` is no hop count.
@@ -73,7 +74,7 @@ class MaxFwd(Module):
         return 2
 
     @script_function(routes=REQUEST | FAILURE | BRANCH)
-    def is_maxfwd_lt(self, run: Run, max_value: int) -> int:
+    def is_maxfwd_lt(self, run: Run, max_value: Hops) -> int:
         """Compare Max-Forwards, as it will leave when it was processed before, with `max_value`.
 
         Returns 1 when it is less, -1 when it is not, -2 without the header, -3 when it is unreadable.

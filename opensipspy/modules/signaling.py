@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from opensipspy import sip
-from opensipspy.module import Module, Wants, script_function, variable
+from opensipspy.module import Module, ReplyCode, Wants, script_function, variable
 from opensipspy.modules.tm.api import TmApi
 from opensipspy.script.kinds import ERROR, FAILURE, REQUEST
 from opensipspy.script.run import Index, Run, Value
@@ -72,7 +72,7 @@ class Signaling(Module):
         return -1
 
     @script_function(routes=REQUEST | FAILURE | ERROR)
-    def send_reply(self, run: Run, code: int, reason: str) -> int:
+    def send_reply(self, run: Run, code: ReplyCode, reason: str) -> int:
         """Send a reply within the transaction, if there is one, else without state."""
         return self.reply(run, code, reason or sip.reason_phrase(code))
 

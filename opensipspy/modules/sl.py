@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opensipspy import sip
-from opensipspy.module import Module, Param, Stat, script_function
-from opensipspy.module.reply_path import StatelessReplies
+from opensipspy.module import Module, Param, ReplyCode, Stat, script_function
+from opensipspy.module.reply_path import Sent, StatelessReplies
 from opensipspy.script.kinds import ERROR, REQUEST
 
 if TYPE_CHECKING:
@@ -32,26 +32,14 @@ class Sl(Module):
     sent_err_replies = Stat("Replies sent by sl_reply_error().")
     received_ACKs = Stat("ACKs absorbed because they follow a stateless reply.")
 
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        self._by_class = (
-            self.replies_1xx, self.replies_2xx, self.replies_3xx, self.replies_4xx, self.replies_5xx, self.replies_6xx,
-        )  # fmt: skip
-
     def bind(self, core: Core) -> None:
         super().bind(core)
-        self._replies = StatelessReplies(core)
-        core.before_script(self._absorb_ack)
-
-    def _absorb_ack(self, run: Run) -> bool | None:
-        """An ACK whose To tag was made here ends here (section 17.1.1.3: it goes no further than the reply came)."""
-        msg = run.msg
-        if msg.method_id != sip.M_ACK or not msg.to_tag.startswith(self._replies.prefix):
-            return None
-        if self.enable_stats:
-            self.received_ACKs.value += 1
-        run.handled = True
-        return False
+        by_class = (
+            self.replies_1xx, self.replies_2xx, self.replies_3xx, self.replies_4xx, self.replies_5xx, self.replies_6xx,
+        )  # fmt: skip
+        counts = Sent(self.sent_replies, by_class, self.received_ACKs) if self.enable_stats else None
+        self._replies = StatelessReplies(core, counts)
+        core.before_script(self._replies.absorb_ack)
 
     def local_tag(self, run: Run) -> str:
         """The To tag of stateless replies to a request: the same for its retransmissions (section 8.2.7)."""
@@ -59,17 +47,12 @@ class Sl(Module):
 
     def reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
         """Send a reply without state: 1 sent, -1 not. headers: further complete lines."""
-        if not self._replies.send(run, code, reason, headers, body):
-            return -1
-        if self.enable_stats:
-            self.sent_replies.value += 1
-            self._by_class[code // 100 - 1].value += 1
-        return 1
+        return 1 if self._replies.send(run, code, reason, headers, body) else -1
 
     @script_function(routes=REQUEST | ERROR)
-    def sl_send_reply(self, run: Run, code: int, reason: str) -> int:
+    def sl_send_reply(self, run: Run, code: ReplyCode, reason: str) -> int:
         """Send a reply without state and without retransmissions."""
-        return self.reply(run, code, reason or sip.reason_phrase(code))
+        return 1 if self._replies.send(run, code, reason or sip.reason_phrase(code), "", b"") else -1
 
     @script_function(routes=REQUEST)
     def sl_reply_error(self, run: Run) -> int:

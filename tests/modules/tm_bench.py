@@ -74,7 +74,13 @@ class TmBench:
         return made
 
     def call(self, function: str, run: Run, *args: Any) -> Any:
-        return self.core.call(function, run, *args)
+        """Call a function as the script does, arguments prepared."""
+        decl = next(decl for decl in self.tm.functions() if decl.name == function)
+        given = [
+            param.fixup(arg) if param.fixup is not None and arg is not None else arg
+            for param, arg in zip(decl.params, args, strict=False)
+        ]
+        return self.core.call(function, run, *given)
 
     def end(self, run: Run) -> None:
         """The script has ended for a request."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Annotated, Final
 
 from opensipspy import sip
-from opensipspy.module import Flags, RouteName, WritableVar, script_function
+from opensipspy.module import Fixup, Flags, ReplyCode, RouteName, WritableVar, script_function
 from opensipspy.modules.tm.anycast import TmAnycast
 from opensipspy.modules.tm.commands import TmCommands
 from opensipspy.modules.tm.flow import (
@@ -28,18 +28,46 @@ from opensipspy.script.run import Branch as Destination
 from opensipspy.script.run import Run, VarRef
 
 RELAY_FLAGS: Final = ("no-auto-477", "no-dns-failover", "pass-reason-hdr", "allow-no-cancel")
+LOCAL_REPLIES: Final = ("all", "branch", "last")
 ANYWHERE: Final = REQUEST | FAILURE | ONREPLY | BRANCH
 MAX_BODY: Final = 65535
 
 
 def flag_bits(text: str) -> int:
-    """The bits of a comma-separated flag list; words that are not known were found at load."""
-    if not text:
-        return 0
+    """The bits of a comma-separated flag list. Raises ValueError for a word that is not known."""
     bits = 0
-    for word in text.split(","):
-        bits |= FLAG_BITS.get(word.strip(), 0)
+    for word in text.split(",") if text else ():
+        bit = FLAG_BITS.get(word.strip())
+        if bit is None:
+            raise ValueError(f"{word.strip()!r} is none of the flags {', '.join(RELAY_FLAGS)}")
+        bits |= bit
     return bits
+
+
+def outbound(text: str) -> str:
+    """The URI of an outbound proxy, "[proto:]host[:port]". Raises ValueError."""
+    if not text:
+        return ""
+    uri = proxy_uri(text)
+    sip.parse_uri(uri)
+    return uri
+
+
+def whose(text: str) -> str:
+    """What t_local_replied() looks at. Raises ValueError."""
+    if text not in LOCAL_REPLIES:
+        raise ValueError(f"{text!r} is none of {', '.join(LOCAL_REPLIES)}")
+    return text
+
+
+def injected(text: str) -> str:
+    """Where t_inject_branches() takes branches from. Raises ValueError."""
+    if text != "msg":
+        raise ValueError(f'branches are taken from "msg", not from {text!r}: there is no event_routing here')
+    return text
+
+
+RelayFlags = Annotated[int, Flags(RELAY_FLAGS), Fixup(flag_bits)]
 
 
 class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
@@ -165,7 +193,10 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
 
     @script_function(routes=REQUEST | FAILURE)
     def t_relay(
-        self, run: Run, flags: Annotated[str | None, Flags(RELAY_FLAGS)] = None, outbound_proxy: str | None = None
+        self,
+        run: Run,
+        flags: RelayFlags | None = None,
+        outbound_proxy: Annotated[str | None, Fixup(outbound)] = None,
     ) -> int | Awaitable[int]:
         """Send the request to its destinations, with a transaction.
 
@@ -173,17 +204,14 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
         -5 filtered, -6 nothing could be sent, -7 Max-Breadth leaves too little for so many branches (RFC 5393 §5).
         1 as well for a retransmission, for an ACK that ends here, and when the caller was told of the failure.
         """
-        proxy = proxy_uri(outbound_proxy) if outbound_proxy else ""
-        result = self.flow.relay(run, flag_bits(flags or ""), proxy)
+        result = self.flow.relay(run, flags or 0, outbound_proxy or "")
         return (result or 1) if isinstance(result, int) else self._relayed(result)
 
     async def _relayed(self, waiting: Awaitable[int]) -> int:
         return await waiting or 1
 
     @script_function(routes=REQUEST | FAILURE)
-    def t_replicate(
-        self, run: Run, URI: str, flags: Annotated[str | None, Flags(RELAY_FLAGS)] = None
-    ) -> int | Awaitable[int]:
+    def t_replicate(self, run: Run, URI: str, flags: RelayFlags | None = None) -> int | Awaitable[int]:
         """Send a copy of the request to `URI` and the script's further branches; the caller hears nothing of it.
 
         The copy has the Request-URI of the request: `URI` only says where it goes.
@@ -203,19 +231,19 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
             transaction.fr_timeout_s = found.fr_timeout_s
         copy.transaction = transaction
         handled = run.handled
-        result = self.flow.relay_set(transaction, copy, flag_bits(flags or "") | REPLICATE, "", False)
+        result = self.flow.relay_set(transaction, copy, (flags or 0) | REPLICATE, "", False)
         run.handled = handled
         if isinstance(result, int) and result <= 0:
             self.flow.layer.release(transaction, self.core.now())
         return result
 
     @script_function(routes=REQUEST | FAILURE)
-    def t_reply(self, run: Run, code: int, reason_phrase: str) -> int:
+    def t_reply(self, run: Run, code: ReplyCode, reason_phrase: str) -> int:
         """Answer the request within its transaction, which is made when there is none."""
         return self.flow.reply(run, code, reason_phrase or sip.reason_phrase(code), "", b"")
 
     @script_function(routes=REQUEST | FAILURE)
-    def t_reply_with_body(self, run: Run, code: int, reason_phrase: str, body: str) -> int:
+    def t_reply_with_body(self, run: Run, code: ReplyCode, reason_phrase: str, body: str) -> int:
         """Answer the request with a body; its Content-Type is added with append_to_reply()."""
         data = body.encode("utf-8", "surrogateescape")
         if len(data) > MAX_BODY:
@@ -224,7 +252,7 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
 
     @script_function(routes=REQUEST)
     def t_reply_by_callid(
-        self, run: Run, code: int, reason_phrase: str, callid: str | None = None, cseq: str | None = None
+        self, run: Run, code: ReplyCode, reason_phrase: str, callid: str | None = None, cseq: str | None = None
     ) -> int:
         """Answer an INVITE found by Call-ID and CSeq number, by default those of this message."""
         wanted = callid or run.msg.call_id
@@ -243,7 +271,7 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
         return 1 if status and re.search(str(status)) else E_UNSPEC
 
     @script_function(routes=ANYWHERE)
-    def t_local_replied(self, run: Run, reply: str) -> int:
+    def t_local_replied(self, run: Run, reply: Annotated[str, Fixup(whose)]) -> int:
         """Whether replies were made here: "all" of them, those of the latest set ("branch"), or the "last" one."""
         found = transaction_of(run)
         if found is None:
@@ -332,7 +360,9 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
         return 1
 
     @script_function(routes=REQUEST | ONREPLY)
-    def t_inject_branches(self, run: Run, source: str, flags: str | None = None) -> int | Awaitable[int]:
+    def t_inject_branches(
+        self, run: Run, source: Annotated[str, Fixup(injected)], flags: str | None = None
+    ) -> int | Awaitable[int]:
         """Add the message's destinations ("msg") to its open transaction and send to them.
 
         flags: "cancel" ends the branches that ring first, "last" waits for no further ones.
