@@ -28,6 +28,8 @@ from tests.modules.tables import URL, change, make_tables
 
 # What OpenSIPS 4 nodes 1 and 2 of cluster 1 said to each other on loopback, octet by octet.
 C_PING = "5034434b2e00000001001200636c757374657265722d696e7465726e616c00000000010000000100000001000000"
+# No label of a name may be so long, so that nobody has to be asked.
+LONG = "x" * 64 + ".invalid"
 C_PONG = "5034434b2e00000001001200636c757374657265722d696e7465726e616c01000000010000000200000000000000"
 C_TOPOLOGY = (
     "5034434b5600000001001200636c757374657265722d696e7465726e616c030000000100000001000000000000000c72046b"
@@ -425,7 +427,7 @@ async def test_strangers_are_asked_who_they_are_where_nodes_may_come() -> None:
 KINDS = st.integers(0, 14)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), KINDS, st.binary(max_size=80)), max_size=8))
 def test_nodes_survive_any_packet_of_a_node(packets: list[tuple[bool, int, bytes]]) -> None:
     @in_loop
@@ -596,8 +598,12 @@ def test_nodes_come_from_the_table(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert rows == [(0,)]
         await first.core.mi_call("clusterer:set_status", {"cluster_id": 1, "node_id": 2, "status": 1})
         await database.insert("clusterer", {"cluster_id": 1, "node_id": 5, "url": "bin:192.0.2.5"})
-        assert await first.core.mi_call("clusterer:reload") == "OK"
         wires.advance(7)
+        first.states()
+        assert await first.core.mi_call("clusterer:reload") == "OK"
+        assert first.links()[2] == ("Up", "2")
+        wires.advance(7)
+        assert first.states() == [], "a node that was never away is not told of"
         assert first.links() == {2: ("Up", "2"), 5: ("Down", "none")}
         (bridge,) = first.cluster.clusters[1].bridges
         assert (bridge.cluster_id, bridge.tag, bridge.destinations) == (
@@ -610,6 +616,22 @@ def test_nodes_come_from_the_table(tmp_path: Path, caplog: pytest.LogCaptureFixt
         await database.close()
 
     scenario()
+
+
+@in_loop
+async def test_names_of_nodes_are_resolved(caplog: pytest.LogCaptureFixture) -> None:
+    wires = Wires()
+    info = "cluster_id=1,node_id={},url=bin:{}:5555"
+    names = [info.format(2, "localhost"), info.format(3, LONG)]
+    first = await wires.join(1, neighbor_node_info=names)
+    await first.core.settle()
+    nodes = first.cluster.clusters[1].nodes
+    assert nodes[2].address in ("127.0.0.1", "::1")
+    assert nodes[3].address == ""
+    assert f"{LONG} cannot be resolved" in caplog.text
+    assert first.core.pending_timers > 2, "it is tried again"
+    first.take(internal(wire.PING).number(1).data(), nodes[2].address)
+    assert first.door.dropped == 0
 
 
 def test_the_start_says_what_is_wrong() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from opensipspy.cluster import PacketWriter
 from tests.scenarios.cluster import Cluster, ClusterNode
 from tests.scenarios.peer import Phone, Received
 
@@ -86,6 +90,31 @@ def test_two_nodes_talk_share_tags_and_notice_each_other_s_end(cluster: Cluster,
         second.start()
         first.linked(2)
         second.linked(1)
+
+
+def test_whatever_comes_to_the_bin_port_the_links_stay(cluster: Cluster) -> None:
+    """From the addresses of nodes and with their numbers, for the loopback has no other."""
+    first, second = cluster.make(OURS)
+    cluster.start(first, {}, TALK)
+    cluster.start(second, {1: first.bin_port}, TALK)
+    first.linked(2)
+    draw = Random(1)
+    for number in range(150):
+        fields = draw.randbytes(draw.randrange(60))
+        kind = number % 15
+        inside = PacketWriter("clusterer-internal", kind, 1).number(1).number(2).raw(fields)
+        outside = PacketWriter("clusterer-extra", kind, 1).raw(fields).number(1).number(2).number(1)
+        with socket.create_connection(("127.0.0.1", first.bin_port), 30) as made:
+            made.sendall(inside.data() + outside.data() + draw.randbytes(20))
+            made.settimeout(30)
+            with contextlib.suppress(ConnectionError):
+                while made.recv(4096):
+                    pass
+    assert "is dropped" in first.log()
+    first.until(lambda: first.links().get(2, ("", ""))[0] == "Up", "the link is up")
+    second.linked(1)
+    ask(first, "2")
+    second.says("request 'hello 2' of 1")
 
 
 @pytest.mark.parametrize(

@@ -128,12 +128,20 @@ class Cluster:
         for capability in self.capabilities.values():
             capability.cluster = self
         self.routes = old.routes
-        old.me.enabled = False
         for node_id, node in self.nodes.items():
             known = old.nodes.get(node_id)
-            if known is not None:
-                node.link_order, node.topology_order = known.link_order, known.topology_order
-                node.capability_order, node.capabilities = known.capability_order, known.capabilities
+            if known is None:
+                continue
+            node.link_order, node.topology_order = known.link_order, known.topology_order
+            node.capability_order, node.capabilities = known.capability_order, known.capabilities
+            node.waits_for_sync = known.waits_for_sync
+            node.neighbours = known.neighbours
+            if node.enabled and known.enabled and node.definition.url == known.definition.url:
+                # The link is what it was: nobody hears of a node that was never away.
+                node.address, node.link = known.address, known.link
+                node.link.retries = node.definition.retries
+        # What is still on its way for the nodes of before concerns nobody.
+        old.nodes.clear()
         self._changed()
 
     # --- nodes

@@ -76,6 +76,7 @@ NODE_STATES: Final = "node_states"
 SHARING_TAGS: Final = "sharing_tags"
 STATUS_READY: Final = 1
 TICK_S: Final = 0.1
+RESOLVE_AGAIN_S: Final = 5.0
 TAG_LETTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TAG_LENGTH: Final = 24
 OK: Final = "OK"
@@ -414,6 +415,8 @@ class Clusterer(Module, ClusterApi):
             found = await loop.getaddrinfo(node.definition.host, None, type=os_socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             self.log.error("node %d: %s cannot be resolved: %s", node.node_id, node.definition.host, error)
+            if any(cluster.nodes.get(node.node_id) is node for cluster in self.clusters.values()):
+                self.core.call_later(max(RESOLVE_AGAIN_S, float(self.node_timeout)), self.find_address, node)
             return
         node.address = literal(str(found[0][4][0]))
 
@@ -781,7 +784,7 @@ class Clusterer(Module, ClusterApi):
 
     @mi_command("clusterer:reload", aliases=("clusterer_reload",))
     async def mi_reload(self) -> str:
-        """Read the table again, and find the links between its nodes anew."""
+        """Read the table again. Links to nodes that are still where they were stay; the others are found anew."""
         if self._database is None:
             raise MiError(400, "Non-DB mode")
         try:

@@ -104,8 +104,8 @@ class TmAnycast(TmBase):
     def t_anycast_replicate(self, run: Run) -> int:
         """Send a CANCEL or an ACK whose transaction is not here to all other nodes that share the address.
 
-        Returns 1 sent; -1 not needed: its transaction is here, it is an ACK for a 2xx, or it came to no anycast
-        address; -2 it came from another node; -3 it could not be sent.
+        Returns 1 sent; -1 not needed: its transaction is here, or it came to no anycast address; -2 it came from a
+        node; -3 it could not be sent. The ACK for a 2xx belongs to no transaction: send it on with t_relay().
         """
         msg = run.msg
         if self._place is None or msg.method_id not in (sip.M_CANCEL, sip.M_ACK) or not msg.socket.anycast:
