@@ -333,7 +333,8 @@ class Identity(Module):
 
     def _is_signed(self, message: Message, date: str, identity: str, certificate: Any) -> bool:
         try:
-            signature = b64decode(identity.strip().strip('"'), validate=True)
+            # OpenSIPS ends its signatures with a NUL.
+            signature = b64decode(identity.strip().strip('"').rstrip("\0 \t\r\n"), validate=True)
             key = certificate.public_key()
             if not isinstance(key, self._rsa.RSAPublicKey):
                 return False
