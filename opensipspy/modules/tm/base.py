@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from opensipspy.module import Module, Param, ParamError, Stat
 from opensipspy.modules.tm.api import TmApi
@@ -73,11 +73,11 @@ class TmBase(Module, TmApi):
 
     flow: Flow
 
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        self._hash_totals: dict[int, int] = {}
-
     # -- life ----------------------------------------------------------------------------------------------------
+
+    def set_param(self, name: str, value: object) -> None:
+        super().set_param(name, value)
+        self.settings()
 
     def settings(self) -> Settings:
         """The parameters as the transaction layer takes them; raises ParamError."""
