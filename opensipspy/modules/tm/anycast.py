@@ -200,11 +200,11 @@ class TmAnycast(TmBase):
             raise PacketError(f"{source_port} is no port")
         data = packet.octets().removesuffix(b"\0")
         source = Peer(proto, address, source_port)
+        counted = {REPLY: self.cluster_reply_recv, AUTO_CANCEL: self.cluster_cancel_recv}
+        self._count(counted.get(kind, self.cluster_request_recv))
         if kind == AUTO_CANCEL and self.cluster_auto_cancel:
-            self._count(self.cluster_cancel_recv)
             self._cancel(data, source, socket, reason_of(packet))
             return
-        self._count(self.cluster_reply_recv if kind == REPLY else self.cluster_request_recv)
         self._taking = True
         try:
             self.core.receive(data, source, socket)
