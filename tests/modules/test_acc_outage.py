@@ -80,3 +80,39 @@ def test_each_call_has_one_record_after_kill_9(server: PostgresServer) -> None:
         await database.close()
 
     asyncio.run(scenario())
+
+
+def test_long_values_do_not_keep_a_call_out_of_the_records(
+    server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A strict server refuses a row for one text that is too long: what a peer sends must not decide about that."""
+    url = parse_url(server.url("postgres"))
+
+    async def scenario() -> None:
+        driver = DbPostgres()
+        await driver.create_tables(url, [ACC, MISSED_CALLS])
+        database = driver.open_database(url)
+        await database.raw("ALTER TABLE acc ADD COLUMN agent VARCHAR(16) NOT NULL")
+        await database.raw("ALTER TABLE acc ADD COLUMN note TEXT")
+        core = FakeCore(databases={URL: database})
+        core.add(FakeTm())
+        core.add(Rr())
+        acc = core.add(Acc(db_url=URL, extra_fields="db: agent; note"))
+        await acc.start()
+        await core.settle()
+        for number, agent in enumerate(("phone/1", "x" * 10_000, "ü" * 17, "\udcff" * 20, None)):
+            call = Call(core, request(call_id=f"call-{number}"))
+            call.do("do_accounting", "db")
+            core.write("$acc_extra", call.run, agent, "agent")
+            core.write("$acc_extra", call.run, agent, "note")
+            call.answered(200)
+        await database.flush()
+        rows = await database.select("acc", ("agent", "note"), order="id")
+        assert [row[0] for row in rows] == ["phone/1", "x" * 16, "ü" * 16, ("\\xff" * 4), ""]
+        assert rows[1][1] == "x" * 10_000
+        assert acc.refused_writes.read() == 0
+        await acc.stop()
+        await database.close()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("longer values of column agent of table acc are cut to 16") == 1

@@ -27,6 +27,7 @@ from opensipspy.script.run import Run, Value
 from opensipspy.sip import M_ACK, M_CANCEL, M_INVITE, Message
 
 from .aaa import FIXED, Reports
+from .columns import Widths
 from .fields import BACKENDS, MAX_LEGS, Context, Fields
 from .record import ANSWERED, MISSED, Record, first_line, split_comment
 from .record import REQUEST as REQUEST_RECORD
@@ -136,6 +137,7 @@ class Acc(Module):
         self._extra = Fields()
         self._legs = Fields()
         self._db: Database | None = None
+        self._widths: Widths | None = None
         self._reports: Reports | None = None
         self._rr: RrApi | None = None
         self._alarmed = False
@@ -165,6 +167,9 @@ class Acc(Module):
             self._rr = self.core.api("rr", RrApi)  # type: ignore[type-abstract]
         if self.db_url:
             self._db = self.core.database(self.db_url)
+            self._widths = Widths(self._db, self.core.log)
+            for table in (self.db_table_acc, self.db_table_missed_calls):
+                self._learn(table)
         if self.aaa_url:
             try:
                 client = await open_client(self.core, self.aaa_url)
@@ -466,9 +471,10 @@ class Acc(Module):
 
     def _insert(self, record: Record, table: str, missed: bool) -> bool:
         """Queue a row for each leg. False when the database's queue is full: then the log has the record."""
-        if self._db is None:
+        if self._db is None or self._widths is None:
             return False
-        rows = [Insert(table, row) for row in self._rows(record, missed)]
+        self._learn(table)
+        rows = [Insert(table, self._widths.fitted(table, row)) for row in self._rows(record, missed)]
         try:
             self._db.write_later(*rows)
         except DatabaseError as error:
@@ -476,6 +482,10 @@ class Acc(Module):
             return False
         self._take_again()
         return True
+
+    def _learn(self, table: str) -> None:
+        if self._widths is not None and self._widths.claim(table):
+            self.core.spawn(self._widths.learn(table), f"acc: columns of {table}")
 
     def _report(self, record: Record) -> bool:
         """Hand a record to the AAA servers, all legs in it. False when it is lost: then the log has it."""
