@@ -57,8 +57,8 @@ ENTRY_BYTES: Final = 200
 MAX_GLOB: Final = 1024
 SLICE: Final = 20_000
 """Keys looked at in one turn of the event loop."""
-SYNC_SLICE: Final = 200
-"""Keys sent to a node that starts in one turn."""
+SYNC_PORTION: Final = 100_000
+"""Characters sent to a node that starts in one turn of the event loop."""
 SUFFIX: Final = ".cachedb_local"
 HEADER: Final = ["opensipspy-cachedb-local", 1]
 CAPABILITY: Final = "cachedb-local-repl"
@@ -302,17 +302,20 @@ class Replica(ClusterUser):
         for collection in list(self._collections.values()):
             if collection.replica is not self:
                 continue
-            keys = list(collection.entries)
-            for start in range(0, len(keys), SYNC_SLICE):
-                for key in keys[start : start + SYNC_SLICE]:
-                    if collection.get(key) is None:
-                        continue
-                    try:
-                        sync.add(self._fields(collection, key))
-                    except PacketError as error:
-                        LOG.warning("cachedb_local: key %s is not sent to node %d: %s", key[:80], node_id, error)
-                await sync.room()
-                await asyncio.sleep(0)
+            portion = 0
+            for key in list(collection.entries):
+                value = collection.get(key)
+                if value is None:
+                    continue
+                try:
+                    sync.add(self._fields(collection, key))
+                except PacketError as error:
+                    LOG.warning("cachedb_local: key %s is not sent to node %d: %s", key[:80], node_id, error)
+                portion += ENTRY_BYTES + len(value)
+                if portion > SYNC_PORTION:
+                    portion = 0
+                    await sync.room()
+                    await asyncio.sleep(0)
 
     def on_sync_chunk(self, chunk: Packet, source: int) -> None:
         self._store(chunk)

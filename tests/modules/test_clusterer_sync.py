@@ -161,6 +161,27 @@ async def test_packets_that_come_during_a_sync_follow_it() -> None:
 
 
 @in_loop
+async def test_the_end_of_the_data_may_come_before_them() -> None:
+    """Packets of one node may take two ways."""
+    wires = Wires()
+    first, second = await wires.join(1), await wires.join(2, 1)
+    late = Words()
+    join(first, Words("a"))
+    wires.advance(2)
+    mine = join(second, late, startup_sync=True)
+    end = PacketWriter("clusterer-extra", wire.SYNC_END, 3).text(NAME).number(2)
+    second.take(end.number(1).number(1).number(2).data(), address_of(1))
+    for word in ("b", "c"):
+        assert not mine.synced
+        chunk = PacketWriter("", 0).text(word).fields()
+        data = PacketWriter("clusterer-extra", wire.SYNC_DATA, 3).text(NAME).number(7)
+        data.number(len(chunk)).number(wire.CHUNK_MARK).raw(chunk)
+        second.take(data.number(1).number(1).number(2).data(), address_of(1))
+    assert mine.synced
+    assert late.words == ["b", "c"]
+
+
+@in_loop
 async def test_a_sync_that_stops_is_given_up_or_asked_of_another() -> None:
     wires = Wires()
     first, second = await wires.join(1), await wires.join(2, 1)
@@ -179,6 +200,38 @@ async def test_a_sync_that_stops_is_given_up_or_asked_of_another() -> None:
     wires.advance(8)
     assert mine.synced
     assert late.words == ["c"]
+
+
+class Silent(Words):
+    """Has the data and never ends giving them."""
+
+    def on_sync_request(self, node_id: int, sync: SyncWriter) -> Awaitable[None]:
+        return asyncio.get_running_loop().create_future()
+
+
+@in_loop
+async def test_who_does_not_answer_is_asked_again() -> None:
+    wires = Wires()
+    first, second = await wires.join(1), await wires.join(2, 1)
+    join(first, Silent("a"))
+    wires.advance(2)
+    late = Words()
+    mine = join(second, late, startup_sync=True)
+    wires.advance(16)
+    status = second.core.status.group("clusterer")
+    assert status is not None
+    assert status[f"cap:{NAME}"].status == -3
+    first.cluster.clusters[1].capabilities[NAME].user = Words("b")
+    # Nobody but who was asked is listened to.
+    end = PacketWriter("clusterer-extra", wire.SYNC_END, 3).text(NAME).number(0)
+    second.take(end.number(1).number(1).number(2).data(), address_of(1))
+    assert not mine.synced
+    wires.advance(16)
+    assert mine.synced
+    assert late.words == ["b"]
+    for task in first.core.tasks:
+        task.cancel()
+    await asyncio.gather(*first.core.tasks, return_exceptions=True)
 
 
 @in_loop

@@ -39,6 +39,8 @@ DETAILS: Final = {
 }
 # Packets that come while data are synced and are kept until these are complete.
 MOST_KEPT: Final = 10_000
+# How many pieces of data come is told behind the last one; over another way that may be there earlier.
+UNKNOWN: Final = -1
 # Octets of packets that have not left: beyond it who sends many waits, for so long at most.
 MOST_BACKLOG: Final = 4 << 20
 PATIENCE_S: Final = 30.0
@@ -60,12 +62,15 @@ class LocalCapability(Capability):
         # Whether data are wanted and nobody was asked yet.
         self.pending = False
         self.in_progress = False
+        # Whether data were asked for and have not come.
+        self._wanted = False
         self.status = SYNCED if self.ok else NOT_SYNCED
         self._needs_data = startup_sync
         self._with_nodes = with_nodes
         self._asked: int = 0
         self._active_at = 0.0
         self._chunks = 0
+        self._total = UNKNOWN
         self._kept: deque[tuple[Packet, int]] = deque()
         self._lost = 0
 
@@ -100,10 +105,12 @@ class LocalCapability(Capability):
     def request_sync(self) -> None:
         if self.pending or self.in_progress or not self.enabled:
             return
+        self._wanted = True
         if self.ok:
             self.ok = False
             self.cluster.tell_capability(self, False)
         self._chunks = 0
+        self._total = UNKNOWN
         self._active_at = self.cluster.now()
         donor = next((node for node in self.cluster.nodes.values() if self._gives(node)), None)
         if donor is None or not self._ask(donor):
@@ -144,6 +151,7 @@ class LocalCapability(Capability):
         if self.pending:
             if seed and now - self._active_at >= fallback_s:
                 self.pending = False
+                self._wanted = False
                 self.ok = True
                 self._became(
                     SYNCED,
@@ -158,9 +166,13 @@ class LocalCapability(Capability):
         elif (self.in_progress or self._asked) and now - self._active_at >= timeout_s:
             self.in_progress = False
             self._asked = 0
+            self._active_at = now
             self._became(NOT_SYNCED, f"Sync timed out, received [{self._chunks}] chunks")
             self.cluster.log.warning("capability %s in cluster %d: the sync has timed out", self.name, self.cluster_id)
             self._deliver_kept()
+        elif self._wanted and not self._asked and now - self._active_at >= timeout_s:
+            # A donor that has failed may work now, and there may be another one.
+            self.request_sync()
 
     def node_lost(self, node_id: int) -> None:
         """A node that was asked is gone before it had sent everything: another one is asked."""
@@ -179,6 +191,7 @@ class LocalCapability(Capability):
             self.ok = False
             self.pending = False
             self.in_progress = False
+            self._wanted = False
             self._asked = 0
             self._kept.clear()
             self._became(NOT_SYNCED, "Capability disabled via MI, revert to not synced state")
@@ -207,11 +220,10 @@ class LocalCapability(Capability):
     def sync_data(self, packet: Packet, source: int) -> None:
         """A part of the data. Raises PacketError."""
         version = packet.number()
-        if not self.enabled or self.ok:
+        if not self.enabled or self.ok or source != self._asked:
             return
         if not self.in_progress:
             self.in_progress = True
-            self._asked = source
             self._became(SYNCING, f"Sync started from node [{source}]")
         self._active_at = self.cluster.now()
         while packet.left:
@@ -222,27 +234,27 @@ class LocalCapability(Capability):
             chunk.version = version
             self._chunks += 1
             self.user.on_sync_chunk(chunk, source)
+        if self._chunks >= self._total >= 0:
+            self._complete(source)
 
     def sync_end(self, packet: Packet, source: int) -> None:
         """All parts were sent. Raises PacketError."""
         sent = packet.number()
-        if not self.enabled or self.ok:
+        if not self.enabled or self.ok or source != self._asked:
             return
-        if self._chunks < sent:
-            # Some are lost: the time-out ends it.
-            self.cluster.log.warning(
-                "capability %s in cluster %d: %d of %d pieces of data have come",
-                self.name,
-                self.cluster_id,
-                self._chunks,
-                sent,
-            )
-            return
+        self._total = sent
+        if self._chunks >= sent:
+            self._complete(source)
+
+    def _complete(self, source: int) -> None:
+        """All pieces are there."""
         self.in_progress = False
         self.pending = False
         self._asked = 0
+        self._total = UNKNOWN
+        self._wanted = False
         self.ok = True
-        self._became(SYNCED, f"Sync completed, received [{sent}] chunks")
+        self._became(SYNCED, f"Sync completed, received [{self._chunks}] chunks")
         self.user.on_synced(source)
         self._deliver_kept()
         self.cluster.tell_capability(self, True)
