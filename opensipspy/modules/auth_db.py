@@ -16,7 +16,7 @@ from opensipspy.db import (
     Table,
     auto_id,
 )
-from opensipspy.module import Module, Param, ParamError, Requires, WritableVar, script_function
+from opensipspy.module import Fixup, Module, Param, ParamError, Requires, WritableVar, script_function
 from opensipspy.module.table_query import parse_loads, script_value
 from opensipspy.modules.auth.api import (
     AUTHORIZED,
@@ -69,6 +69,9 @@ URI: Final = Table(
     (Index("account_idx", ("username", "domain", "uri_user"), unique=True),),
 )
 
+SubscriberTable = Annotated[str, Fixup("subscriber_table", "string")]
+UriTable = Annotated[str, Fixup("uri_table", "string")]
+
 
 class AuthDb(Module):
     """Check digest credentials with passwords from a database."""
@@ -94,6 +97,8 @@ class AuthDb(Module):
     def __init__(self, **params: Any) -> None:
         self._load: list[tuple[str, str]] = []
         self._checked: set[str] = set()
+        self._named: set[tuple[str, int]] = set()
+        self._started = False
         self._selects: dict[tuple[str, str], PreparedSelect] = {}
         super().__init__(**params)
 
@@ -109,11 +114,34 @@ class AuthDb(Module):
             raise ParamError(self.name, "db_url", "is needed")
         self._db: Database = self.core.database(url)
         await self._db.ready()
+        self._started = True
+        self.core.spawn(self._check_named(), "auth_db: versions of tables")
+
+    def subscriber_table(self, name: str) -> str:
+        """A subscriber table; those that the script names are looked at when the server starts."""
+        return self._name(name, SUBSCRIBER_VERSION)
+
+    def uri_table(self, name: str) -> str:
+        """A uri table; those that the script names are looked at when the server starts."""
+        return self._name(name, URI_VERSION)
+
+    def _name(self, name: str, version: int) -> str:
+        if not self._started:
+            self._named.add((name, version))
+        return name
+
+    async def _check_named(self) -> None:
+        """Tell at once what each login would be told."""
+        for table, version in sorted(self._named):
+            try:
+                await self._check_version(table, version)
+            except DatabaseError as error:
+                self._tell(error)
 
     # --- credentials
 
     @script_function(routes=REQUEST)
-    def www_authorize(self, run: Run, realm: str, table: str) -> int | Awaitable[int]:
+    def www_authorize(self, run: Run, realm: str, table: SubscriberTable) -> int | Awaitable[int]:
         """Check the Authorization credentials against a subscriber table.
 
         realm: "" for the domain of To (REGISTER) or From. Returns 1, or -1 invalid user, -2 invalid password, -3 stale
@@ -123,7 +151,7 @@ class AuthDb(Module):
         return self._authorize(run, H_AUTHORIZATION, realm, table)
 
     @script_function(routes=REQUEST)
-    def proxy_authorize(self, run: Run, realm: str, table: str) -> int | Awaitable[int]:
+    def proxy_authorize(self, run: Run, realm: str, table: SubscriberTable) -> int | Awaitable[int]:
         """Check the Proxy-Authorization credentials against a subscriber table. As www_authorize."""
         return self._authorize(run, H_PROXY_AUTHORIZATION, realm, table)
 
@@ -190,12 +218,12 @@ class AuthDb(Module):
     # --- URIs
 
     @script_function(routes=REQUEST)
-    async def db_is_to_authorized(self, run: Run, table: str) -> int:
+    async def db_is_to_authorized(self, run: Run, table: UriTable) -> int:
         """Tell whether a uri table lets the user of To be used with the credentials that were found correct."""
         return await self._is_authorized(run, run.msg.to.uri, table)
 
     @script_function(routes=REQUEST)
-    async def db_is_from_authorized(self, run: Run, table: str) -> int:
+    async def db_is_from_authorized(self, run: Run, table: UriTable) -> int:
         """Tell whether a uri table lets the user of From be used with the credentials that were found correct."""
         return await self._is_authorized(run, run.msg.from_.uri, table)
 
@@ -219,7 +247,7 @@ class AuthDb(Module):
         return 1 if rows else -1
 
     @script_function(routes=REQUEST | FAILURE | LOCAL)
-    async def db_does_uri_exist(self, run: Run, uri: str, table: str) -> int:
+    async def db_does_uri_exist(self, run: Run, uri: str, table: SubscriberTable) -> int:
         """Tell whether user@domain of a URI is in a subscriber table. -1 also without user or without database."""
         try:
             parsed = parse_uri(uri)
@@ -236,7 +264,7 @@ class AuthDb(Module):
     async def db_get_auth_id(
         self,
         run: Run,
-        table: str,
+        table: UriTable,
         uri: str,
         auth: Annotated[VarRef, WritableVar("avp")],
         realm: Annotated[VarRef, WritableVar("avp")],

@@ -162,6 +162,31 @@ def test_a_table_of_another_layout() -> None:
     assert call(core, "www_authorize", answer(core), "", "nowhere") == -5
 
 
+def test_tables_that_the_script_names_are_looked_at_when_the_server_starts(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what to run before the first phone is refused; the server serves what it can."""
+    database = MemoryDatabase({"old": []}, old=7, uri=2)
+    core = FakeCore(databases={URL: database})
+    core.add(Auth(rpid_avp=""))
+    module = core.add(AuthDb(db_url=URL))
+    for function, place, table in (
+        ("www_authorize", 1, "old"),
+        ("proxy_authorize", 1, "gone"),
+        ("db_get_auth_id", 0, "uri"),
+    ):
+        fixup = core.catalogue.functions[function].params[place].fixup
+        assert fixup is not None
+        assert fixup(table) == table
+
+    async def scenario() -> None:
+        await module.start()
+        await core.settle()
+
+    asyncio.run(scenario())
+    assert "table old has version 7, 8 is needed: see `opensipspy db migrate`" in caplog.text
+    assert "table gone is not there: see `opensipspy db create`" in caplog.text
+    assert len(caplog.records) == 2
+
+
 def test_columns_are_loaded_into_avps() -> None:
     """load_credentials: $avp(name)=column or column; NULL and "" make no AVP, a wrong password none at all."""
     core, database = loaded(load_credentials="$avp(13)=rpid;email; flags; empty")
