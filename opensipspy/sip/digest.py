@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # hashlib's names by the names of RFC 8760 in upper case, without -SESS.
 _HASHES: Final = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
 _PARAMETER_LIMIT: Final = 64
+_LENGTH_LIMIT: Final = 16_384
 # Lower-case tokens, which need no second look.
 _USUAL_NAMES: Final = frozenset(
     ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque", "stale")
@@ -109,6 +110,8 @@ def parse_credentials(text: str, offset: int = 0) -> Credentials:
     if found.scheme.lower() in ("basic", "bearer"):
         found.token = text[i:].strip(SPACES)
         return found
+    if end > _LENGTH_LIMIT:
+        raise ParseError("authentication parameters are too long", offset)
     seen: set[str] = set()
     while i < end:
         after = _read_usual(found, text, i, end, seen)
