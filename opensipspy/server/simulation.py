@@ -446,6 +446,12 @@ class SimulatedServer(Server):
             self.network.add_transport(proto, self.memory(proto))
         for listen in self.loaded.listen(self.options):
             host = "127.0.0.1" if listen.host in ("*", "") else listen.host
+            if listen.proto == sip.PROTO_BIN:
+                # No other node of a cluster is there.
+                door: Any = self.loaded.modules.get("proto_bin")
+                if door is not None:
+                    door.opened(Socket(listen.proto, host, listen.port or door.default_port))
+                continue
             socket = Socket(
                 listen.proto,
                 host,
@@ -454,6 +460,7 @@ class SimulatedServer(Server):
                 listen.advertised_port or int(self.loaded.globals.advertised_port or 0),
                 listen.tag,
             )
+            socket.anycast = "anycast" in listen.options
             self.network.bind(socket)
             self.core.identity.add_socket(socket, listen.host)
         for alias in self.loaded.aliases():

@@ -210,3 +210,34 @@ route {
         assert any("from udp:127.0.0.1:5070" in line for line in site.log)
         site.receive(INVITE.replace("bob@", "nobody@"))
         assert any("no listening socket matches 'udp:127.0.0.1:5090'" in line for line in site.log)
+
+
+def test_a_node_of_a_cluster_runs_alone(tmp_path: Path) -> None:
+    path = tmp_path / "opensips.cfg"
+    path.write_text(
+        """
+        socket=udp:127.0.0.1:5060 anycast
+        socket=bin:127.0.0.1
+        loadmodule "proto_udp.so"
+        loadmodule "proto_bin.so"
+        loadmodule "sl.so"
+        loadmodule "tm.so"
+        modparam("tm", "tm_replication_cluster", 1)
+        loadmodule "clusterer.so"
+        modparam("clusterer", "db_mode", 0)
+        modparam("clusterer", "my_node_id", 1)
+        modparam("clusterer", "my_node_info", "cluster_id=1,url=bin:127.0.0.1")
+        modparam("clusterer", "neighbor_node_info", "cluster_id=1,node_id=2,url=bin:127.0.0.2")
+        modparam("clusterer", "sharing_tag", "vip/1=active")
+        route {
+            cluster_send_req(1, 2, "is anybody there?");
+            xlog("sent $rc, the tag is $cluster.sh_tag(vip/1), anycast $socket_in(anycast)\n");
+            sl_send_reply(200, "OK");
+        }
+        """,
+        encoding="utf-8",
+    )
+    with Simulation(str(path)) as site:
+        [answer] = site.receive(REGISTER, "udp:192.0.2.9:5062")
+        assert answer.first_line == "SIP/2.0 200 OK"
+        assert any("sent -2, the tag is active, anycast 1" in line for line in site.log), site.log
