@@ -158,6 +158,9 @@ def test_old_versions_only_when_asked_for(home: Identity, authority: Authority) 
     old = Description("old", server=False)
     old.method = "TLSv1-"
     assert make_context(old)[0].minimum_version is ssl.TLSVersion.TLSv1
+    for method in ("-", "-TLSv1_2"):
+        old.method = method
+        assert make_context(old)[0].minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED
 
 
 @pytest.mark.parametrize(

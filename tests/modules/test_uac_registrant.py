@@ -122,6 +122,8 @@ async def test_register_with_credentials() -> None:
         assert digest.verify(credentials, ha1, "REGISTER")
         assert credentials.uri == REGISTRAR
         assert (second.call_id, second.cseq_number) == (first.call_id, first.cseq_number + 1)
+        # RFC 3261 §8.1.3.5: the From of the request that was challenged, tag included.
+        assert second.from_tag == first.from_tag != ""
         assert await server.reply(second, 200, contact(300)) == []
         assert await server.state() == "REGISTERED"
         assert server.heard == ["REGISTERING", "AUTHENTICATING", "REGISTERED"]
@@ -506,4 +508,4 @@ def test_passwords_stay_out_of_texts() -> None:
     """What lands in logs has no secret."""
     details = Details(*KEY.values(), password="s3cret")
     assert "s3cret" not in repr(details)
-    assert "s3cret" not in Registrant(details, 2, "id").identifier
+    assert "s3cret" not in Registrant(details, 2, "id", "tag").identifier

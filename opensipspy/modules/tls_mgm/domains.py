@@ -163,8 +163,11 @@ def make_context(description: Description) -> tuple[ssl.SSLContext, str]:
             warnings.simplefilter("ignore", DeprecationWarning)
             if low is not None:
                 context.minimum_version = low
-            elif high is not None:
+            elif "-" in description.method:
                 context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+            else:
+                # RFC 8996; a Python that leaves it to the system may not say so by itself.
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
             if high is not None:
                 context.maximum_version = high
         if description.ciphers:

@@ -294,8 +294,8 @@ class UacRegistrant(Module):
     def _take(self, details: Details) -> Registrant:
         record = self._records.get(details.key)
         if record is None:
-            call_id = f"{self.core.random.getrandbits(96):024x}"
-            record = self._records[details.key] = Registrant(details, self._buckets, call_id)
+            call_id, from_tag = (f"{self.core.random.getrandbits(bits):0{bits // 4}x}" for bits in (96, 64))
+            record = self._records[details.key] = Registrant(details, self._buckets, call_id, from_tag)
             self.core.status.add(GROUP, record.identifier, STATUS_NO_DATA, STATE_NAMES[NOT_REGISTERED])
             self.core.status.report(GROUP, f"created with state {STATE_NAMES[NOT_REGISTERED]}", record.identifier)
             return record
@@ -517,7 +517,7 @@ class UacRegistrant(Module):
         return await self._tm.request(
             "REGISTER",
             details.registrar,
-            f"<{details.third_party or details.aor}>",
+            f"<{details.third_party or details.aor}>;tag={record.from_tag}",
             f"<{details.aor}>",
             f"Call-ID: {record.call_id}\r\nCSeq: {record.cseq} REGISTER\r\n{headers}",
             next_hop=details.proxy or None,

@@ -142,7 +142,8 @@ def parsed_contact(uri: str, params: str) -> NameAddr | None:
 class Registrant:
     """A registration and its state. due_at: on the wall clock, when it is to be renewed or tried again; 0 for now.
 
-    call_id, cseq: one Call-ID for all requests to a registrar, rising numbers (RFC 3261 §10.2). leaving: what failed
+    call_id, cseq: one Call-ID for all requests to a registrar, rising numbers (RFC 3261 §10.2). from_tag: one for all,
+    too: what answers a challenge has the From of the request that was challenged (§8.1.3.5). leaving: what failed
     was to take the binding away. gone: the record was deleted while a reply was awaited.
     """
 
@@ -154,6 +155,7 @@ class Registrant:
         "details",
         "due_at",
         "expires_s",
+        "from_tag",
         "gone",
         "last_sent_at",
         "leaving",
@@ -162,11 +164,12 @@ class Registrant:
         "wanted_s",
     )
 
-    def __init__(self, details: Details, buckets: int, call_id: str) -> None:
+    def __init__(self, details: Details, buckets: int, call_id: str, from_tag: str) -> None:
         self.details = details
         self.bucket = zlib.crc32(details.aor.encode("utf-8", "surrogateescape")) % buckets
         self.state = NOT_REGISTERED
         self.call_id = call_id
+        self.from_tag = from_tag
         self.cseq = 0
         self.expires_s = details.expires_s
         self.wanted_s = details.expires_s
