@@ -231,10 +231,12 @@ def test_another_user_is_invalid() -> None:
         "",
         'Authorization: Digest username="alice", realm="other.example", nonce="x", uri="sip:x", response="y"',
         "Authorization: Basic YTpi",
+        "Authorization:",
+        "Authorization: ??? x=",
         'Proxy-Authorization: Digest username="alice", realm="example.com", nonce="x", uri="sip:x", response="y"',
         'Authorization: Digest username="a", realm="example.com", nonce="x", uri="x", response="y", algorithm=SHA-1',
     ],
-    ids=["none", "other realm", "other scheme", "other header", "unknown algorithm"],
+    ids=["none", "other realm", "other scheme", "empty", "no scheme", "other header", "unknown algorithm"],
 )
 def test_no_credentials(header: str) -> None:
     """The manual: -4 when no credentials for the realm are in the request."""

@@ -192,6 +192,9 @@ class Checker:
             try:
                 credentials = digest.parse_credentials(header.value)
             except ParseError as error:
+                if header.value[:6].lower() != "digest":
+                    # Nothing, or something of another scheme.
+                    continue
                 self._log.info("auth: %s in credentials from %s", error.reason, run.msg.source.text)
                 return BAD_CREDENTIALS
             if not credentials.is_digest or credentials.realm.lower() != realm:
