@@ -91,6 +91,9 @@ class Clusterer(Module, ClusterApi):
     The nodes come from the table, or with `db_mode` 0 from `neighbor_node_info` and from each other. They ping each
     other over `socket=bin:...`, tell each other which links they have, and pass packets on where there is no link.
     Only packets from the addresses of known nodes count. OpenSIPS 4 and this server may be nodes of one cluster.
+
+    Nodes trust each other: each may run management commands on the others, and nothing is encrypted. With `db_mode` 0
+    whoever reaches the listening point can become a node: keep it where only the nodes are.
     """
 
     name = "clusterer"
