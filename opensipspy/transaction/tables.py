@@ -17,6 +17,8 @@ What did not fit the figures, and why:
 * ABANDONED is a branch that the proxy gave up on (timer B, timer C) while its peer may still answer: a late final
   response has to be acknowledged, a late 2xx has to be forwarded, a late provisional one shows that the peer rings and
   has to be told to stop.
+* A 2xx may follow a failure: a proxy further on gave a branch up, said so, and then that phone answered. It is
+  forwarded, as the one of a branch that was given up here.
 * A 2xx that we made ourselves has to be repeated by us until its ACK comes (section 13.3.1.4); a forwarded one is
   repeated by the far end.
 """
@@ -142,6 +144,7 @@ INVITE_CLIENT: Final[Table] = {
     (ABANDONED, FINAL_2XX):      ((START_M, DELIVER), ACCEPTED),
     (ABANDONED, FINAL_OTHER):    ((SEND_ACK, START_D), COMPLETED),
     (COMPLETED, FINAL_OTHER):    ((SEND_ACK,), COMPLETED),
+    (COMPLETED, FINAL_2XX):      ((START_M, DELIVER), ACCEPTED),
     (COMPLETED, TRANSPORT_ERROR): ((), TERMINATED),
     (COMPLETED, TIMER_D):        ((), TERMINATED),
     (ACCEPTED, FINAL_2XX):       ((DELIVER,), ACCEPTED),

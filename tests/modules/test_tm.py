@@ -373,6 +373,23 @@ def test_a_redirection_that_chooses_nothing_has_no_contact() -> None:
         assert bench.take()[-1].value(sip.H_CONTACT) == contact
 
 
+def test_an_answer_that_follows_a_failure_reaches_the_caller() -> None:
+    """RFC 3261 §16.7 step 5: the next proxy gave up and said so, and then the phone answered all the same; the two ends
+    settle it (ACK and BYE). Copies of the answer go the same way."""
+    bench = TmBench()
+    bench.invite()
+    invite = bench.take()[1]
+    bench.answer(invite, 480)
+    assert bench.words() == ["ACK 192.0.2.20", "480"]
+    bench.ack("b1")
+    assert bench.answer(invite, 200, to_tag="late")
+    assert bench.answer(invite, 200, to_tag="late")
+    first, copy = bench.take()
+    assert (first.status, first.to_tag) == (copy.status, copy.to_tag) == (200, "late")
+    assert (bench.stat("4xx_transactions"), bench.stat("2xx_transactions")) == (1, 0)
+    bench.run_out()
+
+
 def test_two_answers_are_one_transaction() -> None:
     """tm manual, 2xx_transactions: both are relayed (RFC 3261 §16.7 step 5), the transaction counts once."""
     bench = TmBench()

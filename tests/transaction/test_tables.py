@@ -136,8 +136,21 @@ def test_a_failure_is_acknowledged_hop_by_hop(before: list[tuple[float, object, 
             *before,  # type: ignore[list-item]
             (0.2, recv(486), ["ACK", "deliver 486"]),
             (0.7, recv(486), ["ACK"]),
-            (0.8, recv(200), []),
             (32.2, tick, ["gone"]),
+        ],
+    )
+
+
+def test_an_answer_may_follow_a_failure() -> None:
+    """RFC 3261 §16.7: a proxy further on gave a branch up and said so, then its phone answered: each 2xx goes on."""
+    play(
+        client("INVITE"),
+        [
+            (0.0, start, ["INVITE"]),
+            (0.2, recv(480), ["ACK", "deliver 480"]),
+            (0.8, recv(200), ["deliver 200"]),
+            (0.9, recv(180), []),
+            (32.8, tick, ["gone"]),
         ],
     )
 
