@@ -25,6 +25,8 @@ from opensipspy.net.transport import Deliver, LayerError
 from opensipspy.sip import DEFAULT_LIMITS, DROP, PING, PONG, Limits, ParseError
 
 SUBPROTOCOL: Final = "sip"
+VERSION_HEADER: Final = "Sec-WebSocket-Version"
+VERSION: Final = "13"
 # The request of a browser with its cookies is far below.
 LONGEST_HANDSHAKE: Final = 16384
 GOING_AWAY: Final = 1001
@@ -131,6 +133,12 @@ class WebSocketFramer:
             if self._require_origin and "Origin" not in event.headers:
                 response = protocol.reject(403, "The header Origin is missing.\n")
                 reason = "no Origin"
+            elif event.headers.get_all("Upgrade") and event.headers.get_all(VERSION_HEADER) != [VERSION]:
+                # RFC 6455 section 4.4: the client is told which version would do.
+                response = protocol.reject(426, f"Version {VERSION} of WebSocket is spoken here.\n")
+                response.headers["Upgrade"] = "websocket"
+                response.headers[VERSION_HEADER] = VERSION
+                reason = "another version"
             else:
                 response = protocol.accept(event)
             # Nobody needs our clock.

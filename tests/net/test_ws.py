@@ -157,9 +157,17 @@ def test_a_handshake_that_does_not_fit_is_refused(loop: str) -> None:
             assert failed.value.response.status_code == 403
             assert b" 426 " in await web.raw(b"GET / HTTP/1.1\r\nHost: x\r\nOrigin: y\r\n\r\n")
             assert await web.raw(MESSAGE) == b""
+            # RFC 6455 §4.4: 426 and the version that is spoken here.
+            for version in (b"", b"Sec-WebSocket-Version: 8\r\n"):
+                head = (
+                    b"GET / HTTP/1.1\r\nHost: x\r\nOrigin: y\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + version
+                )
+                answer = await web.raw(head + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+                assert b" 426 " in answer
+                assert b"Sec-WebSocket-Version: 13\r\n" in answer
             await settled(lambda: not web.transport.connections())
             assert web.transport.budget.handshakes == 0
-            assert web.transport.framing_errors == 4
+            assert web.transport.framing_errors == 6
         async with ends(require_origin=False) as web, web.client(origin=None) as client:
             await client.send(MESSAGE)
             await settled(lambda: len(web.received) == 1)
