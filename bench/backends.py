@@ -135,8 +135,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.backends", description=__doc__)
     parser.add_argument("--rate", type=int, default=300, help="requests a second, of all kinds together")
     parser.add_argument("--limit", type=float, default=20.0)
-    parser.add_argument("names", nargs="*", help="only these stall")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these stall")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in BackEnds.names:
+            parser.error(f"there is no back-end {name!r}; there are {', '.join(BackEnds.names)}")
     servers = BackEnds()
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="opensipspy-") as name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,11 @@ class House:
     async def search(self, url: str) -> int:
         return await self.ldap.ldap_search(self.run, url)
 
+    async def back(self) -> None:
+        """Wait until the directory is available."""
+        while not self.ldap._sessions["main"].available:  # noqa: ASYNC110 - it tells a status report only
+            await asyncio.sleep(0.02)
+
     def values(self, attribute: str, *more: Any) -> tuple[int, list[Any]]:
         seen: list[Any] = []
         variable = make_var("x")
@@ -202,7 +207,20 @@ async def test_urls(slapd: SlapdServer, tmp_path: Path, url: str, found: int) ->
 
 @pytest.mark.parametrize(
     "value",
-    ["*", "alice)(uid=*", "*)(|(uid=*", "al%69ce", "%2a", "alice)%28uid=%2a", "\\2a", "a?b", "\0", "ali\0ce", "é"],
+    [
+        "*",
+        "alice)(uid=*",
+        "*)(|(uid=*",
+        "al%69ce",
+        "%2a",
+        "alice)%28uid=%2a",
+        "\\2a",
+        "a?b",
+        "\0",
+        "ali\0ce",
+        "é",
+        "a\udcffb",
+    ],
 )
 @in_loop
 async def test_nobody_writes_a_filter(slapd: SlapdServer, tmp_path: Path, value: str) -> None:
@@ -289,8 +307,6 @@ async def test_a_directory_that_dies_and_comes_back(
     slapd: SlapdServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with House(tmp_path, session(slapd), max_async_connections=4) as house:
-        times = iter(range(0, 10_000, 10))
-        house.ldap._sessions["main"]._now = lambda: float(next(times))
         url = f"{PEOPLE}??one?(uid=alice)"
         assert await asyncio.gather(*(house.ldap.ldap_search(house.new_run(), url) for _ in range(20))) == [1] * 20
         loop = asyncio.get_running_loop()
@@ -300,6 +316,7 @@ async def test_a_directory_that_dies_and_comes_back(
             assert await house.search(url) == -2
         finally:
             await loop.run_in_executor(None, slapd.start)
+        await house.back()
         assert await asyncio.gather(*(house.ldap.ldap_search(house.new_run(), url) for _ in range(20))) == [1] * 20
     lines = [record.getMessage() for record in caplog.records]
     assert sum("is not available" in line for line in lines) == 1
@@ -316,7 +333,7 @@ async def test_while_it_is_away_nobody_waits(tmp_path: Path) -> None:
             url = f"{PEOPLE}??one?(uid=alice)"
             assert await house.search(url) == -2
             asked = house.ldap._sessions["main"]
-            asked._threads.shutdown()
+            asked._search = None  # type: ignore[assignment,method-assign]
             assert await house.search(url) == -2, "answered without a thread"
 
 
@@ -330,22 +347,24 @@ async def test_a_stalled_directory(slapd: SlapdServer, tmp_path: Path) -> None:
             assert await house.search(url) == -2
         finally:
             slapd.signal(signal.SIGCONT)
-        house.ldap._sessions["main"]._away_until = 0.0
+        await house.back()
         assert await house.search(url) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "has no section"),
-        ("x = 1\n", "section"),
-        ("[a]\n", "section a: ldap_server_url is missing"),
-        ("[a]\nldap_server_url = host\n", "a server is ldap://"),
-        ("[a]\nldap_server_url = ldap://h\nldap_version = 4\n", "ldap_version is 2 or 3"),
+        ("", "cfg:1:1: has no section"),
+        ("x = 1\n", r"cfg:1:1: a \[section\] comes first"),
+        ("[a]\nldap_server_url = ldap://h\nnonsense\n", "cfg:3:1: this line is no name = value"),
+        ("[a]\nldap_server_url = ldap://h\nldap_server_url = ldap://h\n", "cfg:3:1: section a: ldap_server_url is"),
+        ("# a\n\n[a]\n", "cfg:3:1: section a: ldap_server_url is missing"),
+        ("[b]\nldap_server_url = ldap://h\n[a]\nldap_server_url = host\n", "cfg:4:1: .*a server is ldap://"),
+        ("[a]\nldap_server_url = ldap://h\nldap_version = 4\n", "cfg:3:1: .*ldap_version is 2 or 3"),
         ("[a]\nldap_server_url = ldap://h\nldap_network_timeout = soon\n", "ldap_network_timeout is a number"),
         ("[a]\nldap_server_url = ldap://h\nldap_require_certificate = perhaps\n", "is one of NEVER"),
         ("[a]\nldap_server_url = ldap://h\nldap_colour = red\n", "unknown setting ldap_colour"),
-        ("[a]\nldap_server_url = ldap://h\n[a]\nldap_server_url = ldap://h\n", "already exists"),
+        ("[a]\nldap_server_url = ldap://h\n[a]\nldap_server_url = ldap://h\n", "cfg:3:1: section a is there twice"),
     ],
 )
 @in_loop
@@ -354,6 +373,13 @@ async def test_files_that_cannot_be_right(tmp_path: Path, text: str, reason: str
     file.write_text(text)
     with pytest.raises(StartError, match=reason):
         await FakeCore().add(Ldap(config_file=str(file))).start()
+
+
+def test_octets_that_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "ldap.cfg"
+    file.write_bytes(b"[a]\nldap_server_url = ldap://h\nldap_bind_dn = cn=\xff\n")
+    with pytest.raises(ValueError, match=r"cfg:3:19: the octet 0xff is no UTF-8"):
+        read_settings(file)
 
 
 @in_loop
@@ -379,6 +405,253 @@ def test_the_file_of_the_manual(tmp_path: Path) -> None:
     assert found["sipaccounts"].network_timeout == 500
     assert found["campus"].version == 2
     assert found["campus"].servers == ["ldap://ldap1.example.com", "ldap://ldap2.example.com:80389"]
+
+
+# --- directories that do not keep to the protocol
+
+
+def element(tag: int, content: bytes) -> bytes:
+    """BER, X.690 §8.1."""
+    size = len(content)
+    return bytes([tag]) + (bytes([size]) if size < 128 else b"\x84" + size.to_bytes(4, "big")) + content
+
+
+def message(number: bytes, operation: bytes) -> bytes:
+    """RFC 4511 §4.1.1."""
+    return element(0x30, number + operation)
+
+
+def entry(number: bytes, name: bytes, value: bytes) -> bytes:
+    """RFC 4511 §4.5.2."""
+    attribute = element(0x30, element(4, name) + element(0x31, element(4, value)))
+    return message(number, element(0x64, element(4, b"cn=x") + element(0x30, attribute)))
+
+
+def done(number: bytes, code: int = 0, *, bind: bool = False) -> bytes:
+    result = element(0x0A, bytes([code])) + element(4, b"") + element(4, b"")
+    return message(number, element(0x61 if bind else 0x65, result))
+
+
+Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Liar:
+    """A directory that lets everybody in and answers searches as `answer` likes; `silent` lets nobody in."""
+
+    def __init__(self, answer: Answer, *, silent: bool = False) -> None:
+        self.answer = answer
+        self.silent = silent
+        self.binds = 0
+        self.searches = 0
+
+    async def __aenter__(self) -> Liar:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        self._server.close()
+
+    @property
+    def settings(self) -> str:
+        return f"[main]\nldap_server_url = ldap://127.0.0.1:{self.port}\n"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readexactly(2)
+                size = head[1]
+                if size & 0x80:
+                    size = int.from_bytes(await reader.readexactly(size & 0x7F), "big")
+                body = await reader.readexactly(size)
+                number, operation = body[: 2 + body[1]], body[2 + body[1]]
+                if operation == 0x60:
+                    self.binds += 1
+                    if not self.silent:
+                        writer.write(done(number, bind=True))
+                elif operation == 0x63:
+                    self.searches += 1
+                    await self.answer(number, writer)
+                else:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # it went
+        finally:
+            writer.close()
+
+
+async def honest(number: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(entry(number, b"cn", b"Alice") + done(number))
+
+
+URL = "ldap://main/dc=x?cn?sub?(uid=alice)"
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x30\x03\x02\x01\x02", b"\x30\x80\x00\x00", bytes(range(256)), b"\x30\x00"],
+)
+@in_loop
+async def test_octets_that_are_no_ldap(tmp_path: Path, octets: bytes) -> None:
+    async def garbage(number: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(octets)
+
+    async with Liar(garbage) as liar, House(tmp_path, f"{liar.settings}ldap_client_search_timeout = 500\n") as house:
+        assert await house.search(URL) == -2
+        liar.answer = honest
+        await house.back()
+        assert await house.search(URL) == 1
+        assert house.values("cn") == (1, ["Alice"])
+
+
+@in_loop
+async def test_a_connection_that_ends_in_mid_result(tmp_path: Path) -> None:
+    async def half(number: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(entry(number, b"cn", b"Mallory") + done(number)[:4])
+        writer.close()
+
+    async with Liar(half) as liar, House(tmp_path, liar.settings) as house:
+        assert await house.search(URL) == -2
+        assert house.values("cn") == (-2, [])
+
+
+@in_loop
+async def test_a_late_answer_is_nobodys(tmp_path: Path) -> None:
+    async def late(number: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.6)
+        writer.write(entry(number, b"cn", b"Mallory") + done(number))
+
+    settings = "ldap_client_search_timeout = 300\n"
+    async with Liar(late) as liar, House(tmp_path, liar.settings + settings, max_async_connections=1) as house:
+        assert await house.search(URL) == -2
+        liar.answer = honest
+        await house.back()
+        await asyncio.sleep(0.5)
+        assert await house.search(URL) == 1
+        assert house.values("cn") == (1, ["Alice"])
+
+
+@in_loop
+async def test_an_answer_that_drips(tmp_path: Path) -> None:
+    """An octet now and then does not keep a search alive beyond its time."""
+
+    async def drip(number: bytes, writer: asyncio.StreamWriter) -> None:
+        for octet in entry(number, b"cn", b"x" * 1000):
+            writer.write(bytes([octet]))
+            await asyncio.sleep(0.05)
+
+    async with Liar(drip) as liar, House(tmp_path, f"{liar.settings}ldap_client_search_timeout = 400\n") as house:
+        async with asyncio.timeout(20):  # the answer takes 50 s
+            assert await house.search(URL) == -2
+
+
+@in_loop
+async def test_an_answer_without_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def flood(number: bytes, writer: asyncio.StreamWriter) -> None:
+        piece = entry(number, b"cn", b"x" * 1_000_000)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    async with Liar(flood) as liar, House(tmp_path, f"{liar.settings}ldap_client_search_timeout = 60000\n") as house:
+        assert await house.search(URL) == -2
+        liar.answer = honest
+        assert await house.search(URL) == 1, "the directory is there all the same"
+    assert "octets" in caplog.text
+
+
+@in_loop
+async def test_large_and_binary_values(tmp_path: Path) -> None:
+    value = bytes(range(256)) * 40_000
+
+    async def large(number: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(entry(number, b"jpegPhoto", value) + done(number))
+
+    async with Liar(large) as liar, House(tmp_path, f"{liar.settings}ldap_client_search_timeout = 60000\n") as house:
+        assert await house.search(URL) == 1
+        count, seen = house.values("jpegPhoto")
+        assert count == 1
+        assert seen[0].encode("utf-8", "surrogateescape") == value
+
+
+@in_loop
+async def test_referrals_are_not_followed(tmp_path: Path) -> None:
+    """RFC 4511 §4.5.3: a reference among the entries is passed over; §4.1.10: a referral is a failure."""
+    async with Liar(honest) as other:
+
+        async def refer(number: bytes, writer: asyncio.StreamWriter) -> None:
+            url = f"ldap://127.0.0.1:{other.port}/dc=x".encode()
+            writer.write(message(number, element(0x73, element(4, url))) + entry(number, b"cn", b"A") + done(number))
+
+        async def elsewhere(number: bytes, writer: asyncio.StreamWriter) -> None:
+            result = element(0x0A, b"\x0a") + element(4, b"") + element(4, b"")
+            url = f"ldap://127.0.0.1:{other.port}/dc=x".encode()
+            writer.write(message(number, element(0x65, result + element(0xA3, element(4, url)))))
+
+        async with Liar(refer) as liar, House(tmp_path, liar.settings) as house:
+            assert await house.search(URL) == 1
+            liar.answer = elsewhere
+            assert await house.search(URL) == -2
+            liar.answer = honest
+            assert await house.search(URL) == 1
+        assert other.binds == 0
+
+
+@pytest.mark.parametrize(
+    "filter_text",
+    [
+        "(uid=\udcff)",
+        "(" * 3000,
+        "(!" * 2000 + "(a=b)" + ")" * 2000,
+        "(&)(|)",
+        "(=)",
+        "(a:=",
+        "\0",
+        "(\udcff=x)",
+        "(a=\\zz)",
+    ],
+)
+@in_loop
+async def test_a_malformed_search_is_no_outage(slapd: SlapdServer, tmp_path: Path, filter_text: str) -> None:
+    """Whoever gets something odd into a search does not cut others off."""
+    async with House(tmp_path, session(slapd)) as house:
+        ldap = house.ldap
+        assert await ldap.search(house.run, "main", "dc=example,dc=com", "sub", filter_text) in (-1, -2)
+        assert await ldap.search(house.run, "main", "uid=\udcff,,=", "sub", "(uid=alice)") == -2
+        assert await ldap.search(house.run, "main", "dc=example,dc=com", "sub", "(uid=alice)", ["\udcff"]) == -2
+        assert ldap._sessions["main"].available
+        assert await house.search(f"{PEOPLE}??one?(uid=alice)") == 1
+
+
+@in_loop
+async def test_a_short_stall_loses_no_search(tmp_path: Path) -> None:
+    """While one connection waits for its answer, others that cannot even be opened wait as long."""
+    gate = asyncio.Event()
+
+    async def stalled(number: bytes, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await honest(number, writer)
+
+    settings = "ldap_client_bind_timeout = 100\nldap_client_search_timeout = 20000\n"
+    async with Liar(honest) as liar, House(tmp_path, liar.settings + settings) as house:
+        assert await house.search(URL) == 1
+        liar.answer, liar.silent = stalled, True
+        searches = [asyncio.ensure_future(house.ldap.ldap_search(house.new_run(), URL)) for _ in range(5)]
+        while liar.binds < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        liar.silent = False
+        gate.set()
+        assert await asyncio.gather(*searches) == [1] * 5
+
+
+@in_loop
+async def test_a_pattern_that_takes_for_ever(tmp_path: Path) -> None:
+    async def values(number: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(entry(number, b"cn", b"a" * 5000 + b"!") + done(number))
+
+    async with Liar(values) as liar, House(tmp_path, liar.settings) as house:
+        assert await house.search(URL) == 1
+        assert house.values("cn", None, "/^(a+)+$/x/") == (-1, [])
 
 
 # --- H.350

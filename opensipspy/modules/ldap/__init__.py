@@ -3,7 +3,10 @@
 Sessions are described in an INI file, `config_file`. A search in a plain line makes this message wait and no other, as
 in `async()`. A result belongs to the message whose script searched, and stays until its next search. What comes from a
 message has to be escaped before it stands in a filter: `ldap_filter_url_encode()`, which also escapes `%` and NUL.
-At most 1,000 entries of a search are taken.
+At most 1,000 entries of a search are taken, and 32 MB.
+
+A directory that does not answer is tried again with growing pauses; meanwhile every search fails at once. The status
+report of the group `ldap` shows for each session whether its directory is available.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from opensipspy.script.run import Run, VarRef
 from opensipspy.script.transformations import Substitution
 
 ROUTES: Final = ALL & ~ERROR
+STATUS_GROUP: Final = "ldap"
+"""Of status reports: a session each."""
+AVAILABLE: Final = 1
+AWAY: Final = -1
 RESULT: Final = "ldap"
 """Key in `run.ctx`: the result of the last search."""
 
@@ -59,7 +66,14 @@ class Ldap(Module):
         except ValueError as error:
             raise StartError(f"config_file {error}") from error
         await asyncio.to_thread(importlib.import_module, "ldap3")
-        self._sessions = {name: Session(each, self.max_async_connections) for name, each in settings.items()}
+        for name, each in settings.items():
+            self.core.status.add(STATUS_GROUP, name, AVAILABLE, "not asked yet")
+            self._sessions[name] = Session(each, self.max_async_connections, self._changed)
+
+    def _changed(self, session: str, available: bool, reason: str) -> None:
+        text = "available" if available else f"lost: {reason}"
+        self.core.status.set_status(STATUS_GROUP, AVAILABLE if available else AWAY, text, session)
+        self.core.status.report(STATUS_GROUP, text, session)
 
     async def stop(self) -> None:
         for session in self._sessions.values():

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import unquote
 
-FILTER_ESCAPES: Final = str.maketrans({"*": "\\2a", "(": "\\28", ")": "\\29", "\\": "\\5c", "\0": "\\00"})
+FILTER_ESCAPES: Final = {
+    **str.maketrans({"*": "\\2a", "(": "\\28", ")": "\\29", "\\": "\\5c", "\0": "\\00"}),
+    # Octets that are no UTF-8, which a filter can only hold escaped.
+    **{0xDC00 + octet: f"\\{octet:02x}" for octet in range(0x80, 0x100)},
+}
 # "%" would begin an escape of the URL, by which a parenthesis could come in.
 URL_ESCAPES: Final = str.maketrans({"?": "%3F", "%": "%25"})
 SCOPES: Final = {"": "base", "base": "base", "one": "one", "onelevel": "one", "sub": "sub", "subtree": "sub"}
