@@ -30,6 +30,7 @@ VERSION: Final = "13"
 # The request of a browser with its cookies is far below.
 LONGEST_HANDSHAKE: Final = 16384
 GOING_AWAY: Final = 1001
+INVALID_DATA: Final = 1007
 # Frames that one message may come in; empty ones count too.
 MOST_FRAMES: Final = 64
 
@@ -60,6 +61,8 @@ class WebSocketFramer:
         self._server = server
         self._require_origin = require_origin
         self._handshake_bytes = 0
+        # Whether the message that comes is a text.
+        self._text = False
         self._parts: list[bytes] = []
         logger = logging.Logger("websockets")
         # It would write a line about each connection that is none; the reason is in our own.
@@ -160,6 +163,8 @@ class WebSocketFramer:
             return
         if opcode is Opcode.PING or opcode is Opcode.PONG:
             return
+        if opcode is not Opcode.CONT:
+            self._text = opcode is Opcode.TEXT
         if not frame.fin or self._parts:
             if len(self._parts) >= MOST_FRAMES:
                 raise ParseError(f"WebSocket: a message in more than {MOST_FRAMES} frames", 0, DROP)
@@ -170,6 +175,10 @@ class WebSocketFramer:
             self._parts = []
         else:
             message = bytes(frame.data)
+        if self._text and not message.isascii() and not _is_utf8(message):
+            # RFC 6455 section 8.1
+            self._protocol.fail(INVALID_DATA, "a text is not UTF-8")
+            raise ParseError("WebSocket: a text is not UTF-8", 0, DROP)
         # Keep-alives are those of the stream below, or WebSocket's own; a CRLF alone is accepted as they are.
         if message in (PING, PONG):
             found.append(PING if message == PING else PONG)

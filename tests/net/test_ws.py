@@ -184,6 +184,8 @@ def test_hostile_frames_end_the_connection(loop: str) -> None:
                 ([Frame(Opcode.BINARY, b"x" * 3000)], 1009),
                 ([Frame(Opcode.BINARY, b"x" * 900, fin=False)] + [Frame(Opcode.CONT, b"x" * 900, fin=False)] * 3, 1009),
                 ([Frame(Opcode.CONT, b"x")], 1002),
+                ([Frame(Opcode.TEXT, b"OPTIONS caf\xe9")], 1007),
+                ([Frame(Opcode.TEXT, b"OPTIONS \xc3", fin=False), Frame(Opcode.CONT, b"(")], 1007),
                 ([Frame(Opcode.TEXT, b"x" * 20000)], 1009),
                 ([Frame(Opcode.TEXT, b"", fin=False)] + [Frame(Opcode.CONT, b"", fin=False)] * 100, 1001),
             ):
