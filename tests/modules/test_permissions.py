@@ -16,6 +16,7 @@ from opensipspy.modules.permissions.addresses import AddressTable, address_numbe
 from opensipspy.modules.permissions.rules import parse_rules
 from opensipspy.script.kinds import BRANCH, ONREPLY
 from opensipspy.script.run import Branch
+from opensipspy.server.simulation import Simulation
 from opensipspy.sip import PROTO_TCP, PROTO_UDP, Peer
 from tests.modules.tables import URL, House, change, make_tables, play
 
@@ -128,6 +129,37 @@ def test_the_pattern_of_a_row(table: Path):
         assert await house.ask("check_source_address", 1, None, "anything") == 1
 
     play(table, permissions, scenario)
+
+
+def test_an_absent_header_is_no_pattern_left_out(table: Path, tmp_path: Path):
+    """NULL fits no row, as in the C server: else a peer need only leave the header out that rows ask for."""
+    change(table, INSERT, [(9, "0.0.0.0", 0, 0, "any", "secret*", None)])
+    script = tmp_path / "opensips.cfg"
+    script.write_text(
+        f"""
+log_level=3
+socket=udp:127.0.0.1:5060
+loadmodule "proto_udp.so"
+loadmodule "db_sqlite.so"
+loadmodule "permissions.so"
+modparam("permissions", "db_url", "sqlite:{table}")
+route {{
+    $var(header) = $hdr(X-Token);
+    check_source_address(9);
+    $var(without) = $rc;
+    check_source_address(9, , $var(header));
+    $var(source) = $rc;
+    check_address(9, "127.0.0.1", 5060, "udp", , "$hdr(X-Token)");
+    xlog("@ $var(without) $var(source) $rc\\n");
+}}
+"""
+    )
+    text = request("OPTIONS", "sip:b@127.0.0.1", headers="")
+    with Simulation(str(script)) as site:
+        for number, header in enumerate(("", "X-Token: secret-1\r\n", "X-Token: other\r\n")):
+            site.receive(text.replace("\r\n\r\n", f"\r\n{header}\r\n", 1).replace("z9hG4bK", f"z9hG4bK{number}"))
+        seen = [line.partition("@ ")[2].strip() for line in site.log if "@ " in line]
+    assert seen == ["1 -1 -1", "1 1 1", "1 -1 -1"]
 
 
 @pytest.mark.parametrize(

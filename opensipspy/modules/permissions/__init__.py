@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,6 +13,7 @@ from opensipspy.module.partitions import parse_partition
 from opensipspy.module.table_cache import TableCache, open_database
 from opensipspy.modules.permissions.addresses import ANY_GROUP, ANY_PROTO, AddressTable, Row, protocol
 from opensipspy.modules.permissions.rules import LONGEST_VALUE, RuleFiles, found
+from opensipspy.script.formats import FormatString
 from opensipspy.script.kinds import ALL, BRANCH, ERROR, FAILURE, LOCAL, ONREPLY, REQUEST
 from opensipspy.script.run import Run, VarRef
 from opensipspy.sip import ParseError, parse_uri
@@ -31,11 +33,26 @@ ADDRESS_TABLE: Final = Table(
     ),
 )
 DEFAULT: Final = "default"
+NO_TEXT: Final = "(NULL)"
+"""This very object stands for a text that is NULL, as that of an absent header: no row fits it, no address neither."""
 LONGEST_BASENAME: Final = 1024
 NO_SUCH_GROUP: Final = -2
 
 SOURCE_ROUTES: Final = REQUEST | FAILURE | BRANCH | LOCAL
 ANYWHERE: Final = ALL & ~(ONREPLY | ERROR)
+
+
+def pattern_text(text: FormatString) -> Callable[[Run], str]:
+    """What reads the text for the pattern: for a text that is left out nothing is compared, for NULL nothing fits."""
+
+    def read(run: Run) -> str:
+        value = text.value(run)
+        return NO_TEXT if value is None else str(value)
+
+    return read
+
+
+PatternText = Annotated[str | None, Fixup(pattern_text, "string", takes_format=True)]
 
 
 class Permissions(Module):
@@ -148,6 +165,9 @@ class Permissions(Module):
         table = self._partition(partition)
         if table is None:
             return -1
+        if pattern is NO_TEXT:
+            self.core.log.error("permissions: the text for the pattern is NULL")
+            return -1
         try:
             row = table.find(group, address, port, proto, pattern)
         except ValueError as error:
@@ -168,7 +188,7 @@ class Permissions(Module):
         port: int,
         proto: Annotated[int, Fixup(protocol)],
         context_info: VarRef | None = None,
-        pattern: str | None = None,
+        pattern: PatternText = None,
         partition: Annotated[str | None, Fixup("_named_partition")] = None,
     ) -> int:
         """Whether an address, a port (0: any) and a protocol ("any": each) are in a group (0: any group).
@@ -185,7 +205,7 @@ class Permissions(Module):
         run: Run,
         group_id: int,
         context_info: VarRef | None = None,
-        pattern: str | None = None,
+        pattern: PatternText = None,
         partition: Annotated[str | None, Fixup("_named_partition")] = None,
     ) -> int:
         """Whether the message's source address, port and protocol are in a group. As check_address()."""
