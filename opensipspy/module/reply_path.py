@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from opensipspy import sip
+from opensipspy.management import Counter
 from opensipspy.module.target import Target
 from opensipspy.script import uris
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_REPLY_TO_VIA, Run
@@ -100,11 +101,22 @@ def warning(core: Core, msg: sip.Message, run: Run | None = None) -> str:
     return f'Warning: 392 {here.via_host}:{here.via_port} "{quoted}"\r\n'
 
 
+class Sent:
+    """Counts of stateless replies: all, those of 1xx to 6xx, and the ACKs that came for them."""
+
+    def __init__(self, every: Counter, by_class: tuple[Counter, ...], acks: Counter) -> None:
+        self.all: Counter = every
+        self.by_class: tuple[Counter, ...] = by_class
+        self.acks: Counter = acks
+
+
 class StatelessReplies:
     """Replies that no transaction keeps, each made from its request alone (RFC 3261 §8.2.7)."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, sent: Sent | None = None) -> None:
+        """sent: what counts the replies that leave, None to count none."""
         self._core: Core = core
+        self._sent: Sent | None = sent
         # Hashes of Python are keyed by the process, but the user may have fixed that key.
         self._secret: str = f"{core.random.getrandbits(128):032x}\n"
         # The part of the To tag that tells our ACKs from others; it says nothing about the secret.
@@ -147,7 +159,21 @@ class StatelessReplies:
         if not core.send(sip.build_reply(msg, code, reason, tag, headers, body, "", self._server), target):
             return False
         run.handled = True
+        if self._sent is not None:
+            self._sent.all.value += 1
+            self._sent.by_class[code // 100 - 1].value += 1
         return True
+
+    def absorb_ack(self, run: Run) -> bool | None:
+        """Before the script: an ACK whose To tag was made here ends here (RFC 3261 §17.1.1.3: it goes no further than
+        the reply came)."""
+        msg = run.msg
+        if msg.method_id != sip.M_ACK or not msg.to_tag.startswith(self.prefix):
+            return None
+        if self._sent is not None:
+            self._sent.acks.value += 1
+        run.handled = True
+        return False
 
     def _read_globals(self) -> None:
         """What the script's globals say about replies; they are read when the first one leaves."""

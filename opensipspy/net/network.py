@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import socket as os_socket
 from collections.abc import Callable
 from typing import Final
 
 from opensipspy import sip
+from opensipspy.module.target import Target
 from opensipspy.net.tcp import TcpTransport
 from opensipspy.net.transport import SocketOptions, Transport
 from opensipspy.sip import Peer, Socket
 
+LOG: Final = logging.getLogger("opensipspy.core")
 # Any port will do for a probe: connect() of a datagram socket sends nothing.
 PROBE_PORT: Final = 5060
 
@@ -93,6 +96,13 @@ class Network:
         """Hand bytes to the transport of `socket`; see `Transport.send`."""
         transport = self._transports.get(socket.proto)
         return transport is not None and transport.send(data, peer, socket, on_failure)
+
+    def dispatch(self, data: bytes, target: Target, on_failure: Callable[[], None] | None = None) -> bool:
+        """Hand bytes to the transport of a target's socket, unless that needs a connection that must not be opened."""
+        if not target.connect and not self.reaches(target.peer, target.socket):
+            LOG.info("no connection to %s, and none is to be opened", target.peer.text)
+            return False
+        return self.send(data, target.peer, target.socket, on_failure)
 
     def reaches(self, peer: Peer, socket: Socket) -> bool:
         """Whether a message to `peer` can leave by `socket` without a new connection."""

@@ -33,6 +33,9 @@ MOST_HELD: Final = 8
 ERROR_CLASS_PARSE: Final = 2
 ERROR_LEVEL: Final = 1
 
+# What stands for the future that a script waits for when it waits for none.
+_ENDED: Final = object()
+
 GateKey = tuple[str, int, str]
 
 
@@ -231,12 +234,13 @@ class Steps:
             return
         try:
             coroutine = route.fn(run)
-            yielded = coroutine.send(None)
-        except StopIteration:
-            self._request_ended(run)
-            return
+            # Most scripts wait for nothing, and then this makes no exception of their end, as send() would.
+            yielded = next(coroutine.__await__(), _ENDED)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             core.script_failed(run, error)
+            self._request_ended(run)
+            return
+        if yielded is _ENDED:
             self._request_ended(run)
             return
         suspended = SuspendedRequest(self, run)

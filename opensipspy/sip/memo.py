@@ -23,11 +23,12 @@ LONGEST_NAME: Final = 48
 
 @mypyc_attr(acyclic=True)
 class Hop:
-    """The sent-by of a Via: host without brackets, host_text with, port 0 when absent."""
+    """What a Via begins with: transport in upper case, host without brackets, host_text with, port 0 when absent."""
 
-    __slots__ = ("host", "host_text", "port")
+    __slots__ = ("host", "host_text", "port", "transport")
 
-    def __init__(self, host: str, host_text: str, port: int) -> None:
+    def __init__(self, transport: str, host: str, host_text: str, port: int) -> None:
+        self.transport: str = transport
         self.host: str = host
         self.host_text: str = host_text
         self.port: int = port
@@ -104,7 +105,7 @@ class Memo:
         return kinds
 
     def keep_hop(self, text: str, hop: Hop) -> None:
-        """Remember what a sent-by says."""
+        """Remember what the protocol and the sent-by of a Via say."""
         if len(text) > LONGEST_KEPT:
             return
         if len(self.hops) >= MOST_HOPS:

@@ -42,17 +42,17 @@ from opensipspy.sip.tables import (
     M_INVITE,
     M_OTHER,
     METHOD_IDS,
-    SMALL_NUMBERS,
     SPELLINGS,
     header_kind,
 )
-from opensipspy.sip.text import SPACES, find_unquoted, is_token, number
+from opensipspy.sip.text import SPACES, find_unquoted, is_token, number, small_number
 from opensipspy.sip.uri import Uri, parse_uri
 from opensipspy.sip.via import Via, broken_via_in, via_in, vias_in
 
 ABSENT: Final = -1
 _UNREAD: Final = -2
 _SPACE: Final = 32
+_AFTER_NAME: Final = ": \t"
 _HIGHEST_CSEQ: Final = 2147483647
 _HIGHEST_32: Final = 4294967295
 
@@ -113,6 +113,7 @@ class Message:
         "_kinds",
         "_max_forwards",
         "_paths",
+        "_plain",
         "_record_routes",
         "_repeated",
         "_routes",
@@ -169,9 +170,10 @@ class Message:
         self.force_rport: bool = False
         # Of the start line, its CRLF included; the first header starts here.
         self.first_line_end: int = 0
-        # Headers in order: kinds (below 256), how far behind the start a value begins, starts with one more at the end
-        # of the head. The lists are replaced, never changed: messages of one layout share them. By kind, up to
-        # _LAST_INDEXED: the first header, and a bit for those that came more than once.
+        # Headers in order: kinds (below 256), how much of each is name, colon and the one space that nearly everybody
+        # writes behind it, starts with one more at the end of the head. The lists are replaced, never changed:
+        # messages of one layout share them. By kind, up to _LAST_INDEXED: the first header, and a bit for those that
+        # came more than once.
         self._kinds: bytes = b""
         self._firsts: list[int] = _NO_PLACES
         self._repeated: int = 0
@@ -179,6 +181,8 @@ class Message:
         self._starts: list[int] = _NO_PLACES
         self._headers: list[Header | None] | None = None
         self._flat: str = head
+        # Whether there is neither a quoted string nor a tab in it, so that nobody has to look for them.
+        self._plain: bool = '"' not in head and "\t" not in head
         # Kept by what is asked for
         self._via: Via | None = None
         self._vias: list[Via] | None = None
@@ -264,11 +268,8 @@ class Message:
         head = self._flat
         start = starts[index] + self._widths[index]
         end = starts[index + 1] - 2
-        if start + 1 < end and ord(head[start]) == _SPACE:
-            start += 1
-            # One space and then the value is how nearly everybody writes it.
-            if ord(head[start]) > _SPACE and ord(head[end - 1]) > _SPACE:
-                return start, end
+        if start < end and ord(head[start]) > _SPACE and ord(head[end - 1]) > _SPACE:
+            return start, end
         while start < end and head[start] in SPACES:
             start += 1
         while end > start and head[end - 1] in SPACES:
@@ -291,7 +292,7 @@ class Message:
         if found is None:
             value_start, value_end = self._value_range(index)
             start = self._starts[index]
-            name = self.head[start : start + self._widths[index] - 1].rstrip(SPACES)
+            name = self.head[start : start + self._widths[index]].rstrip(_AFTER_NAME)
             found = Header(
                 name,
                 self._kinds[index],
@@ -412,8 +413,9 @@ class Message:
             if index < 0:
                 raise ParseError("no Via", 0, DROP)
             start, end = self._value_range(index)
-            comma = find_unquoted(self._flat, ",", start, end)
-            found = via_in(self._flat, start, end if comma < 0 else comma, self.memo)
+            flat = self._flat
+            comma = flat.find(",", start, end) if self._plain else find_unquoted(flat, ",", start, end)
+            found = via_in(flat, start, end if comma < 0 else comma, self.memo, self._plain)
             self._via = found
         return found
 
@@ -435,7 +437,7 @@ class Message:
         if index < 0:
             raise ParseError("no " + what)
         start, end = self._value_range(index)
-        return name_addr_in(self._flat, start, end)
+        return name_addr_in(self._flat, start, end, self._plain)
 
     @property
     def from_(self) -> NameAddr:
@@ -481,15 +483,20 @@ class Message:
         start, end = self._value_range(index)
         text = self._flat
         space = text.find(" ", start, end)
-        digits = text[start:space] if space > 0 else ""
         method = text[space + 1 : end]
+        found = small_number(text, start, space) if space > 0 else ABSENT
+        if found >= 0 and (method == self.method or method in METHOD_IDS):
+            # One text for both, in a request that waits for its answer.
+            self._cseq_method = self.method if method == self.method else method
+            self._cseq_number = found
+            return
+        digits = text[start:space] if space > 0 else ""
         if not digits.isdigit() or (method != self.method and method not in METHOD_IDS):
             # More white space, or a method of its own.
             parts = text[start:end].split()
             if len(parts) != 2 or (parts[1] not in METHOD_IDS and not is_token(parts[1])):
                 raise ParseError("CSeq is not a number and a method", start)
             digits, method = parts[0], parts[1]
-        # One text for both, in a request that waits for its answer.
         self._cseq_method = self.method if method == self.method else method
         self._cseq_number = number(digits, _HIGHEST_CSEQ, "CSeq", start)
 
@@ -580,9 +587,10 @@ class Message:
         if index < 0:
             return ABSENT
         start, end = self._value_range(index)
-        text = self._flat[start:end]
-        usual = SMALL_NUMBERS.get(text)
-        return number(text, highest, HEADER_NAMES[kind], start) if usual is None else usual
+        found = small_number(self._flat, start, end)
+        if 0 <= found <= highest:
+            return found
+        return number(self._flat[start:end], highest, HEADER_NAMES[kind], start)
 
     @property
     def max_forwards(self) -> int:
@@ -637,30 +645,24 @@ def parse_message(
     memo: what is remembered of earlier messages, for texts that come again. Raises ParseError only: its status is DROP
     when no reply can be made, else `.message` holds what was understood.
     """
-    begin = 0
-    if data.startswith(b"\r\n"):
+    length = len(data)
+    if data[:1] == b"\r" and data[:2] == b"\r\n":
         # RFC 3261 §7.5: empty lines before the start line are ignored.
-        begin = len(data) - len(data.lstrip(b"\r\n"))
-    end = data.find(b"\r\n\r\n", begin)
-    complete = end >= 0
-    if end < 0:
-        end = len(data) - 2 if data.endswith(b"\r\n") else len(data)
-    if end - begin > limits.head:
+        data = data.lstrip(b"\r\n")
+    raw, blank, body = data.partition(b"\r\n\r\n")
+    if not blank and raw[-2:] == b"\r\n":
+        raw = raw[:-2]
+    if len(raw) > limits.head:
         raise ParseError("head is larger than the limit", limits.head, DROP)
-    if end <= begin:
+    if not raw:
         raise ParseError("empty packet", 0, DROP)
-    if complete:
-        head = data[begin : end + 2].decode("utf-8", "surrogateescape")
-        body = data[end + 4 :]
-    else:
-        head = data[begin:end].decode("utf-8", "surrogateescape") + "\r\n"
-        body = b""
+    head = raw.decode("utf-8", "surrogateescape") + "\r\n"
     msg = Message(head, body, source, socket, limits, memo)
-    msg.data_len = len(data)
+    msg.data_len = length
     try:
         _read_start_line(msg)
         _read_headers(msg)
-        if not complete:
+        if not blank:
             raise ParseError("no empty line after the headers", len(head))
         _read_body(msg)
         if not msg.is_request:
@@ -674,21 +676,13 @@ def parse_message(
 
 def _read_start_line(msg: Message) -> None:
     head = msg.head
+    space = head.find(" ")
+    if space > 0 and _read_request_line(msg, space):
+        return
     end = head.find("\r\n")
     msg.first_line_end = end + 2
     line = head[:end]
     parts = line.split(" ")
-    if len(parts) == 3:
-        known = METHOD_IDS.get(parts[0], 0)
-        if known and parts[2] == "SIP/2.0" and parts[1]:
-            # Of these many may be open for long: they share one text.
-            msg.method = "INVITE" if known == M_INVITE else parts[0]
-            msg.method_id = known
-            msg.ruri = parts[1]
-            msg.version = "SIP/2.0"
-            msg.ruri_start = len(parts[0]) + 1
-            msg.ruri_end = end - 8
-            return
     if line[:4].upper() == "SIP/":
         _read_status_line(msg, line)
         return
@@ -720,6 +714,30 @@ def _read_start_line(msg: Message) -> None:
     if version != "SIP/2.0":
         _read_headers(msg)
         raise ParseError("SIP version is not 2.0", msg.ruri_end + 1, 505)
+
+
+def _read_request_line(msg: Message, space: int) -> bool:
+    """Read the request line as nearly everybody writes it; False when it is another one, or something else."""
+    head = msg.head
+    method = head[:space]
+    known = METHOD_IDS.get(method, 0)
+    if not known:
+        return False
+    end = head.find(" ", space + 1)
+    if end <= space + 1 or head[end : end + 10] != " SIP/2.0\r\n":
+        return False
+    ruri = head[space + 1 : end]
+    if "\n" in ruri:
+        return False
+    # Of these many may be open for long: they share one text.
+    msg.method = "INVITE" if known == M_INVITE else method
+    msg.method_id = known
+    msg.ruri = ruri
+    msg.version = "SIP/2.0"
+    msg.ruri_start = space + 1
+    msg.ruri_end = end
+    msg.first_line_end = end + 10
+    return True
 
 
 def _read_status_line(msg: Message, line: str) -> None:
@@ -818,8 +836,9 @@ def _read_names(msg: Message, lines: list[str], purpose: int) -> bool:
             kind = _odd_name(line, colon, position)
         kinds.append(kind)
         starts.append(position)
-        widths.append(colon + 1)
-        names.append(line[: colon + 1])
+        width = colon + 2 if line[colon + 1 : colon + 2] == " " else colon + 1
+        widths.append(width)
+        names.append(line[:width])
         if kind <= _LAST_INDEXED:
             if firsts[kind] < 0:
                 firsts[kind] = count

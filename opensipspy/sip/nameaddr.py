@@ -11,6 +11,7 @@ from opensipspy.sip.text import SPACES, is_token, skip_quoted, skip_spaces, spli
 from opensipspy.sip.uri import Uri, parse_uri
 
 _TAG: Final = ";tag="
+_ANGLE: Final = 60
 _DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
 
 
@@ -133,8 +134,9 @@ def _read_plain(found: NameAddr, whole: str) -> bool:
     return True
 
 
-def name_addr_in(text: str, start: int, end: int) -> NameAddr:
-    """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`."""
+def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAddr:
+    """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`. plain: there is no quote and no
+    tab in it."""
     while start < end and text[start] in SPACES:
         start += 1
     while end > start and text[end - 1] in SPACES:
@@ -144,7 +146,8 @@ def name_addr_in(text: str, start: int, end: int) -> NameAddr:
         raise ParseError("empty address", start)
     whole = text[start:end]
     found.text = whole
-    if whole[0] == "<" and '"' not in whole and " " not in whole and "\t" not in whole and _read_plain(found, whole):
+    usual = ord(whole[0]) == _ANGLE and " " not in whole and (plain or ('"' not in whole and "\t" not in whole))
+    if usual and _read_plain(found, whole):
         return found
     angle = text.find("<", start, end)
     if text[start] == '"':

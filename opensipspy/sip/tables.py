@@ -239,8 +239,6 @@ def _spellings() -> dict[str, int]:
 
 
 SPELLINGS: Final = _spellings()
-# What hop counts and the lengths of short bodies are written as.
-SMALL_NUMBERS: Final = {str(number): number for number in range(256)}
 
 
 def header_kind(name: str) -> int:

@@ -12,6 +12,7 @@ from opensipspy.sip.errors import ParseError
 # token = alphanum and these. An ASCII word with these taken out must be alphanumeric.
 _TOKEN_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~")
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
+_ZERO: Final = 48
 SPACES: Final = " \t\r\n"
 # Parameter names that most messages hold; a lower-case token each, so that nothing has to be looked at twice.
 _USUAL_NAMES: Final = frozenset(
@@ -44,6 +45,19 @@ def number(text: str, highest: int, what: str, offset: int = 0) -> int:
     value = int(text)
     if value > highest:
         raise ParseError(what + " is too large", offset)
+    return value
+
+
+def small_number(text: str, start: int, end: int) -> int:
+    """The number of one to nine digits that a range of a text is, -1 when it is anything else."""
+    if not 0 < end - start < 10:
+        return -1
+    value = 0
+    for i in range(start, end):
+        digit = ord(text[i]) - _ZERO
+        if digit < 0 or digit > 9:
+            return -1
+        value = value * 10 + digit
     return value
 
 

@@ -52,14 +52,14 @@ class Via:
         self.branch: str = ""
         self.received: str = ""
         self.rport: int = RPORT_ABSENT
-        self._params: list[str] = []
+        self._params: list[str] | None = None
 
     def __repr__(self) -> str:
         return f"Via({self.transport} {self.host_text}:{self.port}{self.params})"
 
     def param(self, name: str) -> str | None:
         """The value of a parameter without quotes, "" when it has none, None when it is absent. name: lower case."""
-        params = self._params
+        params = self.param_list()
         for i in range(0, len(params), 2):
             if params[i] == name:
                 return unquote(params[i + 1])
@@ -67,29 +67,31 @@ class Via:
 
     def param_list(self) -> list[str]:
         """Parameters as a flat list: lower-case name, value as written ("" when there is none), name, value, ..."""
-        return self._params
+        found = self._params
+        if found is None:
+            found = [_BRANCH_NAME, self.branch] if self.branch else []
+            self._params = found
+        return found
 
 
-def via_in(text: str, start: int, end: int, memo: Memo | None = None) -> Via:
-    """Parse one via-parm in a range of a text."""
+def via_in(text: str, start: int, end: int, memo: Memo | None = None, plain: bool = False) -> Via:
+    """Parse one via-parm in a range of a text. plain: there is no quote and no tab in it."""
     while start < end and text[start] in SPACES:
         start += 1
     while end > start and text[end - 1] in SPACES:
         end -= 1
     via = Via(start, end)
-    if text[start : start + 12] == "SIP/2.0/UDP " and start + 12 < end:
-        via.transport = "UDP"
-        after = start + 11
-    else:
-        after = _protocol(via, text, start, end)
-    semicolon = text.find(";", after, end)
+    semicolon = text.find(";", start, end)
     stop = end if semicolon < 0 else semicolon
-    sent_by = text[after + 1 : stop]
-    hop = memo.hops.get(sent_by) if memo is not None else None
+    sent = text[start:stop]
+    hop = memo.hops.get(sent) if memo is not None else None
     if hop is None:
-        hop = _hop(text, after + 1, stop)
+        after = _protocol(via, text, start, end)
+        # What stands before the white space holds no semicolon.
+        hop = _hop(via.transport, text, after + 1, stop)
         if memo is not None:
-            memo.keep_hop(sent_by, hop)
+            memo.keep_hop(sent, hop)
+    via.transport = hop.transport
     via.host = hop.host
     via.host_text = hop.host_text
     via.port = hop.port
@@ -97,17 +99,16 @@ def via_in(text: str, start: int, end: int, memo: Memo | None = None) -> Via:
         via.params_start = semicolon
         via.params = text[semicolon:end]
         branch = via.params[8:]
-        if branch and via.params.startswith(_BRANCH) and _is_plain(branch):
+        if branch and via.params.startswith(_BRANCH) and _is_plain(branch, plain):
             # Nothing but a branch.
             via.branch = branch
-            via._params = [_BRANCH_NAME, branch]
         else:
             _read_params(via, semicolon)
     return via
 
 
-def _is_plain(value: str) -> bool:
-    return ";" not in value and '"' not in value and " " not in value and "\t" not in value
+def _is_plain(value: str, plain: bool) -> bool:
+    return ";" not in value and " " not in value and (plain or ('"' not in value and "\t" not in value))
 
 
 def _protocol(via: Via, text: str, start: int, end: int) -> int:
@@ -126,7 +127,7 @@ def _protocol(via: Via, text: str, start: int, end: int) -> int:
     return after
 
 
-def _hop(text: str, after: int, stop: int) -> Hop:
+def _hop(transport: str, text: str, after: int, stop: int) -> Hop:
     """The sent-by in a range of a text, white space around it."""
     while after < stop and text[after] in SPACES:
         after += 1
@@ -145,7 +146,7 @@ def _hop(text: str, after: int, stop: int) -> Hop:
             if rest[0] != ":":
                 raise ParseError("text after the host of a Via", after)
             port = _via_port(rest[1:], after)
-        return Hop(sent_by[1:close], sent_by[: close + 1], port)
+        return Hop(transport, sent_by[1:close], sent_by[: close + 1], port)
     colon = sent_by.find(":")
     if colon >= 0:
         port = _via_port(sent_by[colon + 1 :], after)
@@ -154,7 +155,7 @@ def _hop(text: str, after: int, stop: int) -> Hop:
             sent_by = sent_by.rstrip(SPACES)
     if not sent_by or not is_host(sent_by):
         raise ParseError("bad host in Via", after)
-    return Hop(sent_by, sent_by, port)
+    return Hop(transport, sent_by, sent_by, port)
 
 
 def _read_params(via: Via, offset: int) -> None:

@@ -24,7 +24,7 @@ def test_the_second_message_of_a_peer_says_what_the_first_did() -> None:
     assert first.via.host == second.via.host == "192.0.2.9"
     assert (second.via.port, second.via.branch) == (40000, first.via.branch)
     assert first.uri is second.uri
-    assert list(memo.hops) == [VIA.decode()]
+    assert list(memo.hops) == ["SIP/2.0/UDP " + VIA.decode()]
 
 
 @pytest.mark.parametrize("sent_by", [b"a_b:c", b"192.0.2.9:0", b"[2001:db8::g]:5060", b"a b:5060"])
