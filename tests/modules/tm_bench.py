@@ -74,13 +74,14 @@ class TmBench:
         return made
 
     def call(self, function: str, run: Run, *args: Any) -> Any:
-        """Call a function as the script does, arguments prepared."""
-        decl = next(decl for decl in self.tm.functions() if decl.name == function)
-        given = [
-            param.fixup(arg) if param.fixup is not None and arg is not None else arg
-            for param, arg in zip(decl.params, args, strict=False)
-        ]
-        return self.core.call(function, run, *given)
+        """Call a function; the arguments of those of `tm` are prepared as for a script."""
+        decl = self.core.catalogue.functions[function]
+        if decl.module == "tm":
+            args = tuple(
+                param.fixup(arg) if param.fixup is not None and arg is not None else arg
+                for param, arg in zip(decl.params, args, strict=False)
+            )
+        return self.core.call(function, run, *args)
 
     def end(self, run: Run) -> None:
         """The script has ended for a request."""
