@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -361,6 +362,7 @@ class CachedbLocal(CacheDbDriver, Module):
         self._memory = Memory()
         self._collections: dict[str, Collection] = {}
         self._replicated: list[str] = []
+        self._writing = threading.Lock()
         self._make(DEFAULT)
         super().__init__(**params)
 
@@ -502,9 +504,14 @@ class CachedbLocal(CacheDbDriver, Module):
         shift = self.core.time() - self.core.now()
         snapshot = [(c.name, list(c.entries.items())) for c in self._collections.values()]
         try:
-            await asyncio.to_thread(write_file, self._file, lines(snapshot, shift, self.core.now()))
+            await asyncio.to_thread(self._write, lines(snapshot, shift, self.core.now()))
         except OSError as error:
             self.core.log.error("cachedb_local: %s cannot be written: %s", self._file, error.strerror or error)
+
+    def _write(self, content: Iterator[str]) -> None:
+        # A cleaning that the stop of the server has cut short may still be writing.
+        with self._writing:
+            write_file(self._file, content)
 
     async def _read_file(self) -> None:
         try:
@@ -537,14 +544,18 @@ def lines(snapshot: list[tuple[str, list[tuple[str, Entry]]]], shift: float, now
 
 
 def write_file(path: Path, content: Iterator[str]) -> None:
-    """Replace the file at once or not at all; raises OSError."""
+    """Replace the file at once or not at all; raises OSError. A part of it does not stay behind on a full disk."""
     part = path.with_name(path.name + ".part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        for line in content:
-            file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            for line in content:
+                file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_file(path: Path) -> list[tuple[str, str, str, float]]:

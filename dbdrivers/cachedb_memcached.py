@@ -29,6 +29,8 @@ DEFAULT_PORT: Final = 11211
 MAX_KEY: Final = 250
 LONGEST_S: Final = 30 * 86400
 """Longer times are taken for seconds since 1970."""
+LATEST: Final = 2**31 - 1
+"""The last second that all of its versions know."""
 TIMEOUT_S: Final = 5.0
 CONNECTIONS: Final = 4
 TRIES: Final = 5
@@ -94,7 +96,7 @@ class MemcachedStore(RemoteCacheDb):
     def _until(self, expire_s: int) -> int:
         if expire_s <= LONGEST_S:
             return max(0, expire_s)
-        return int(self._wall()) + expire_s
+        return min(int(self._wall()) + expire_s, LATEST)
 
     async def fetch(self, key: str) -> str | None:
         name = self._name(key)

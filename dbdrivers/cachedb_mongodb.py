@@ -47,6 +47,8 @@ COUNTER: Final = "opensips_counter"
 EXPIRES: Final = "opensips_expires"
 MAP: Final = "opensips_map"
 TIMEOUT_S: Final = 5.0
+LONGEST_S: Final = 2**32
+"""A key that expires later has no date that MongoDB's drivers can read."""
 MAX_ROWS: Final = 10_000
 MAX_QUERY: Final = 1 << 20
 MAX_DEPTH: Final = 100
@@ -119,7 +121,7 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
     def explain(self, error: Exception) -> CacheError | None:
         errors = self._pymongo.errors
         text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
-        if isinstance(error, errors.ConnectionFailure | OSError):
+        if isinstance(error, errors.ConnectionFailure | errors.ProtocolError | OSError):
             return CacheError(text, transient=True)
         if isinstance(error, errors.OperationFailure) and error.code == DUPLICATE:
             return CacheError(f"{self.url}: a document with the same unique key exists", duplicate=True)
@@ -133,7 +135,7 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
         return datetime.fromtimestamp(self._wall(), UTC)
 
     def _until(self, expire_s: int) -> dict[str, datetime]:
-        return {EXPIRES: self._now() + timedelta(seconds=expire_s)} if expire_s > 0 else {}
+        return {EXPIRES: self._now() + timedelta(seconds=min(expire_s, LONGEST_S))} if expire_s > 0 else {}
 
     def _checked(self, *texts: str) -> None:
         for text in texts:

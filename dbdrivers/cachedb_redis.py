@@ -18,10 +18,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import shlex
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from opensipspy.cachedb import (
@@ -47,6 +46,36 @@ CLUSTER_AT_ONCE: Final = 32
 MAX_BATCH: Final = 256
 """Commands of one pipeline."""
 MAX_QUERY: Final = 1 << 20
+MAX_WORDS: Final = 100_000
+BLANKS: Final = " \t\r\n"
+STATEFUL: Final = frozenset(
+    {
+        "ASKING",
+        "AUTH",
+        "DISCARD",
+        "EXEC",
+        "HELLO",
+        "MONITOR",
+        "MULTI",
+        "PSUBSCRIBE",
+        "PSYNC",
+        "PUNSUBSCRIBE",
+        "QUIT",
+        "READONLY",
+        "READWRITE",
+        "RESET",
+        "SELECT",
+        "SSUBSCRIBE",
+        "SUBSCRIBE",
+        "SUNSUBSCRIBE",
+        "SYNC",
+        "UNSUBSCRIBE",
+        "UNWATCH",
+        "WATCH",
+    }
+)
+"""Commands after which a connection has another meaning, or brings what nobody asked for."""
+STATEFUL_CLIENT: Final = frozenset({"CACHING", "NO-EVICT", "NO-TOUCH", "REPLY", "SETNAME", "TRACKING"})
 NEEDS: Final = "cachedb_redis needs the Python package redis: pip install 'opensipspy[redis]'"
 OPTIONS: Final = frozenset({"socket", "sentinel", "tls_ca", "tls_cert", "tls_domain", "tls_key", "tls_verify"})
 
@@ -227,9 +256,10 @@ class RedisStore(RemoteCacheDb):
         if isinstance(error, redis.ReadOnlyError | redis.ClusterDownError | redis.RedisClusterException):
             # A master that has become a replica, a cluster that has lost one: look for the right one again.
             return CacheError(f"{self.url}: {words(error)}", transient=True)
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.InvalidResponse | OSError):
             return CacheError(f"{self.url}: {words(error)}", transient=True)
-        if isinstance(error, redis.RedisError | ValueError | LookupError):
+        if isinstance(error, redis.RedisError | ValueError | LookupError | TypeError | AttributeError):
+            # The latter for answers of a kind that the command does not have.
             return CacheError(f"{self.url}: {words(error)}")
         return None
 
@@ -316,8 +346,15 @@ class RedisStore(RemoteCacheDb):
     # --- the contract
 
     async def fetch(self, key: str) -> str | None:
-        found = await self.ask(lambda: self._command("GET", to_bytes(key)), "GET")
-        return None if found is None else to_text(found)
+        return self._text(await self.ask(lambda: self._command("GET", to_bytes(key)), "GET"))
+
+    def _text(self, answer: Any) -> str | None:
+        """The answer to a GET; raises CacheError."""
+        if answer is None:
+            return None
+        if not isinstance(answer, bytes):
+            raise CacheError(f"{self.url}: the answer to GET is a {type(answer).__name__}")
+        return to_text(answer)
 
     async def store(self, key: str, value: str | int, expire_s: int = 0) -> None:
         args: list[bytes | int | str] = ["SET", to_bytes(key), to_bytes(str(value))]
@@ -344,24 +381,32 @@ class RedisStore(RemoteCacheDb):
                     raise result
             return results[0]
 
-        return int(await self.ask(work, "INCRBY", repeatable=False))
+        return to_counter(await self._number(work))
+
+    async def _number(self, work: Callable[[], Awaitable[Any]]) -> int:
+        answer = await self.ask(work, "INCRBY", repeatable=False)
+        if not isinstance(answer, int):
+            raise CacheError(f"{self.url}: the answer to INCRBY is no number")
+        return answer
 
     async def fetch_counter(self, key: str) -> int | None:
-        found = await self.ask(lambda: self._command("GET", to_bytes(key)), "GET")
+        found = await self.fetch(key)
         return None if found is None else to_counter(found)
 
     async def raw_query(self, query: str) -> list[list[CacheValue]]:
         if len(query) > MAX_QUERY:
             raise CacheError(f"{self.url}: a raw query has at most {MAX_QUERY} characters")
         try:
-            words_of_it = shlex.split(query, posix=True)
+            command, *args = split_query(query)
         except ValueError as error:
-            raise CacheError(f"{self.url}: {error} in a raw query") from error
-        if not words_of_it:
-            raise CacheError(f"{self.url}: the raw query is empty")
-        command = words_of_it[0].upper()
-        args = [to_bytes(word) for word in words_of_it[1:]]
-        return rows_of(await self.ask(lambda: self._command(command, *args), command, repeatable=False))
+            raise CacheError(f"{self.url}: {error}") from error
+        command = command.upper()
+        if command in STATEFUL:
+            raise CacheError(f"{self.url}: {command} changes the connection, which others use too")
+        if command == "CLIENT" and args and args[0].upper() in STATEFUL_CLIENT:
+            raise CacheError(f"{self.url}: CLIENT {args[0].upper()} changes the connection, which others use too")
+        octets = [to_bytes(arg) for arg in args]
+        return rows_of(await self.ask(lambda: self._command(command, *octets), command[:32], repeatable=False))
 
     async def truncate(self) -> None:
         await self.ask(lambda: self._everywhere("FLUSHDB"), "FLUSHDB")
@@ -612,6 +657,37 @@ def unix(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if not k.startswith(("socket_keepalive", "ssl"))}
 
 
+def split_query(query: str) -> list[str]:
+    """The words of a raw query. One that begins with a quote ends at the next such quote; there are no escapes, so that
+    a backslash is a backslash. Raises ValueError."""
+    found: list[str] = []
+    at = 0
+    while at < len(query):
+        if query[at] in BLANKS:
+            at += 1
+            continue
+        quote = query[at]
+        if quote in "'\"":
+            end = query.find(quote, at + 1)
+            if end < 0:
+                raise ValueError("a quote of the raw query has no end")
+            if query[end + 1 : end + 2].strip(BLANKS):
+                raise ValueError("after a quote of the raw query there is no blank")
+            found.append(query[at + 1 : end])
+            at = end + 1
+            continue
+        end = at
+        while end < len(query) and query[end] not in BLANKS:
+            end += 1
+        found.append(query[at:end])
+        at = end
+    if not found:
+        raise ValueError("the raw query is empty")
+    if len(found) > MAX_WORDS:
+        raise ValueError(f"a raw query has at most {MAX_WORDS} words")
+    return found
+
+
 def words(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
@@ -637,7 +713,9 @@ def plain(value: Any) -> CacheValue:
 
 
 def rows_of(answer: Any) -> list[list[CacheValue]]:
-    """One row of one column for each element of an answer; what lies deeper is left out."""
+    """One row of one column for each element of an answer, none for nil; what lies deeper is left out."""
+    if answer is None:
+        return []
     if isinstance(answer, dict):
         answer = [part for pair in answer.items() for part in pair]
     if isinstance(answer, set | frozenset):

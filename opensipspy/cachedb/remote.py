@@ -73,7 +73,7 @@ class RemoteCacheDb(CacheDb):
 
     @abstractmethod
     def explain(self, error: Exception) -> CacheError | None:
-        """What an error of the client library means: transient when the server may be away. None: our own mistake."""
+        """What an error of the client library means: transient when the server may be away. None: not foreseen."""
 
     # --- the contract
 
@@ -163,9 +163,7 @@ class RemoteCacheDb(CacheDb):
                 self.failures += 1
                 raise
             except Exception as error:
-                explained = self.explain(error)
-                if explained is None:
-                    raise
+                explained = self._explained(error, what)
                 if not explained.transient and clients != self._clients:
                     # The client was let go under this operation; what it says of that is no answer of the server.
                     explained = self._away()
@@ -180,6 +178,16 @@ class RemoteCacheDb(CacheDb):
                 self.slow += 1
                 LOG.warning("%s: %s took %d us", self.url, what, taken * 1e6)
             return result
+
+    def _explained(self, error: Exception, what: str) -> CacheError:
+        """What an error means. One that the driver does not know, as from an answer of a kind that no server gives, is
+        told with all that helps to find out; the store goes on."""
+        explained = self.explain(error)
+        if explained is None:
+            if self._returning is None:  # else the log was told when it went away
+                LOG.error("%s: %s ended with an error that is not foreseen", self.url, what, exc_info=error)
+            explained = CacheError(f"{self.url}: {what}: {type(error).__name__}")
+        return explained
 
     # --- connections
 
@@ -219,10 +227,7 @@ class RemoteCacheDb(CacheDb):
             raise
         except Exception as error:
             await self._let_go()
-            explained = self.explain(error)
-            if explained is None:
-                raise
-            raise explained from error
+            raise self._explained(error, "the greeting") from error
 
     async def _let_go(self) -> None:
         """Close the client. One that takes long goes on by itself: cut short it would leave its connections behind."""

@@ -9,6 +9,7 @@ them. A store in our own memory is an `InstantCacheDb`: it also answers without 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -21,6 +22,7 @@ Pairs = Mapping[str, CacheValue]
 """Names and values of one entry of a map; None removes a name."""
 Map = dict[str, dict[str, str | int]]
 
+NUMBER: Final = re.compile(rb"[+-]?[0-9]{1,64}")
 LARGEST_COUNTER: Final = 2**63 - 1
 SMALLEST_COUNTER: Final = -(2**63)
 
@@ -37,10 +39,11 @@ def to_text(data: bytes) -> str:
 
 def to_counter(text: str | bytes | int) -> int:
     """The number that a value stands for; raises CacheError when it stands for none."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise CacheError("the value is no whole number") from None
+    if not isinstance(text, int):
+        digits = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        if NUMBER.fullmatch(digits) is None:
+            raise CacheError("the value is no whole number")
+    number = int(text)
     if not SMALLEST_COUNTER <= number <= LARGEST_COUNTER:
         raise CacheError("the counter does not fit into 64 bits")
     return number

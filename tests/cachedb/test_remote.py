@@ -22,6 +22,7 @@ class Backend(RemoteCacheDb):
         super().__init__(parse_url("test:g://me:secret@h/"), Limits(**limits))
         self.away = False
         self.silent = False
+        self.nonsense = False
         self.breaks = 0
         self.opened = 0
         self.asked = 0
@@ -53,6 +54,8 @@ class Backend(RemoteCacheDb):
         await asyncio.sleep(0)
         if self.away:
             raise Away
+        if self.nonsense:
+            raise IndexError
 
     async def fetch(self, key: str) -> str | None:
         async def work() -> str:
@@ -144,11 +147,31 @@ def test_an_operation_whose_client_is_closed_under_it_found_the_server_away(back
     play(backend, scenario)
 
 
-def test_our_own_mistakes_are_not_hidden(backend: Backend) -> None:
+def test_what_nobody_foresaw_is_not_hidden(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        with pytest.raises(KeyError):
+        with pytest.raises(CacheError, match="KeyError"):
             await backend.fetch("bug")
         assert backend.available
+
+    play(backend, scenario)
+    [record] = [record for record in caplog.records if "not foreseen" in record.getMessage()]
+    assert record.exc_info
+
+
+def test_a_server_that_answers_nonsense_is_tried_until_it_does_not(backend: Backend) -> None:
+    async def scenario() -> None:
+        await backend.fetch("k")
+        backend.away = True
+        with pytest.raises(CacheError):
+            await backend.fetch("k")
+        backend.away, backend.nonsense = False, True
+        opened = backend.opened
+        while backend.opened < opened + 2:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.005)
+        backend.nonsense = False
+        while not backend.available:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert await backend.fetch("k") == "k"
 
     play(backend, scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import stat
@@ -238,3 +239,26 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.
     store_of(core).store_now("a", "1")
     asyncio.run(module.stop())
     assert "cannot be written" in caplog.text
+
+
+def test_a_full_disk_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core, module = loaded(restart_core(tmp_path), enable_restart_persistency=1)
+    store_of(core).store_now("a", "1")
+    asyncio.run(module.clean())
+    [file] = tmp_path.iterdir()
+    before = file.read_bytes()
+    store_of(core).store_now("b", "2")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cachedb_local.os, "fsync", full)
+    asyncio.run(module.clean())
+    assert "cannot be written: No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == [file], "no half of a file fills the disk"
+    assert file.read_bytes() == before
+    monkeypatch.undo()
+    asyncio.run(module.stop())
+    assert len(file.read_text().splitlines()) == 3

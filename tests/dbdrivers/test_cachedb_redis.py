@@ -81,7 +81,11 @@ def test_raw_queries(redis_server: RedisServer) -> None:
         assert await store.raw_query("HGET my_hash key1") == [["a value"]]
         assert await store.raw_query("HGETALL my_hash") == [["key1"], ["a value"], ["key2"], ["2"]]
         assert await store.raw_query("hmget my_hash key1 nothing") == [["a value"], [None]]
-        assert await store.raw_query("GET nothing") == [[None]]
+        assert await store.raw_query("GET nothing") == [], "nil: the script sees -2"
+        assert await store.raw_query(r"SET path C:\new\'x") == [["OK"]]
+        assert await store.raw_query("GET path") == [[r"C:\new\'x"]], "a backslash and a quote within a word are data"
+        assert await store.raw_query('SET json \'{"a": "b c"}\'') == [["OK"]]
+        assert await store.raw_query("GET json") == [['{"a": "b c"}']]
         assert await store.raw_query("SET a 1") == [["OK"]]
         assert await store.raw_query("INCR a") == [[2]]
         for wrong in ("", "   ", "NOSUCHCOMMAND x", "GET 'open", "LPUSH my_hash x"):
@@ -91,6 +95,117 @@ def test_raw_queries(redis_server: RedisServer) -> None:
         assert store.available
 
     play(redis_server.url("g"), scenario)
+
+
+@pytest.mark.parametrize("query", ["SELECT 3", "multi", "SUBSCRIBE a", "CLIENT reply off", "MONITOR", "RESET", "QUIT"])
+def test_the_shared_connection_stays_as_it_is(redis_server: RedisServer, query: str) -> None:
+    async def scenario(core: FakeCore, store: RedisStore) -> None:
+        await store.store("key", "value")
+        with pytest.raises(CacheError, match="changes the connection"):
+            await store.raw_query(query)
+        assert await store.fetch("key") == "value"
+
+    play(redis_server.url("g"), scenario)
+
+
+# --- servers that do not keep to the protocol
+
+
+class Liar:
+    """Answers the greeting as Redis does, and then every command with `octets` after `delay_s`."""
+
+    def __init__(self, octets: bytes = b"", delay_s: float = 0.0, *, ends: bool = False) -> None:
+        self.octets = octets
+        self.delay_s = delay_s
+        self.ends = ends
+
+    async def __aenter__(self) -> Liar:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis:liar://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                words = []
+                for _ in range(int(line[1:])):
+                    size = int((await reader.readline())[1:])
+                    words.append((await reader.readexactly(size + 2))[:-2])
+                if words[0] in (b"PING", b"CLIENT"):
+                    writer.write(b"+PONG\r\n")
+                elif words[0] == b"CLUSTER":
+                    writer.write(b"-ERR This instance has cluster support disabled\r\n")
+                elif self.octets:
+                    await asyncio.sleep(self.delay_s)
+                    writer.write(self.octets)
+                    if self.ends:
+                        break
+                else:
+                    writer.write(b"$%d\r\n%b\r\n" % (len(words[1]), words[1]))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # it went
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        bytes(range(256)),
+        b"$-5\r\n",
+        b"$99999999999999999999\r\nx",
+        b"*1000000000\r\n",
+        b"*2\r\n:1\r\n:2\r\n",
+        b":7\r\n",
+        b"+OK\r\n+OK\r\n+OK\r\n",
+    ],
+)
+def test_octets_that_are_no_answer(octets: bytes) -> None:
+    async def run() -> None:
+        async with Liar(octets) as liar:
+            core = FakeCore()
+            module = core.add(CachedbRedis(cachedb_url=[liar.url], query_timeout=300))
+            await module.start()
+            store = core.cachedb(liar.url)
+            for work in (store.fetch("a"), store.fetch_counter("b"), store.map_get("c")):
+                try:
+                    answer = await work
+                except CacheError:
+                    continue
+                assert answer in ("OK", {}), "what else could be meant"
+            liar.octets = b""
+            await until(lambda: store.available)
+            assert [await store.fetch(key) for key in ("a", "b", "a")] == ["a", "b", "a"]
+            await core.cachedbs.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize(("delay_s", "ends"), [(0.5, False), (0.0, True)])
+def test_late_and_broken_answers_are_nobodys(delay_s: float, ends: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """What comes after the time-out, or is cut short, is never the answer to another question."""
+
+    async def run() -> None:
+        async with Liar(b"$5\r\nMa", delay_s, ends=ends) as liar:
+            core = FakeCore()
+            module = core.add(CachedbRedis(cachedb_url=[liar.url], query_timeout=200))
+            await module.start()
+            store = core.cachedb(liar.url)
+            asked = await asyncio.gather(*(store.fetch(key) for key in "abc"), return_exceptions=True)
+            assert all(isinstance(each, CacheError) and each.transient for each in asked)
+            liar.octets = b""
+            await until(lambda: store.available)
+            for _ in range(5):
+                assert await asyncio.gather(*(store.fetch(key) for key in "xyz")) == ["x", "y", "z"]
+                await asyncio.sleep(delay_s / 4)
+            await core.cachedbs.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert sum("is not available" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_answers_become_rows_of_one_column() -> None:
