@@ -149,13 +149,13 @@ class AaaRadius(Module, AaaDriver):
     # --- from the script
 
     @script_function(async_ok=True)
-    async def radius_send_auth(self, run: Run, input_set_name: str, output_set_name: str) -> int:
+    async def radius_send_auth(self, run: Run, input_set_name: str | None, output_set_name: str | None) -> int:
         """Ask the server whether what a set describes is granted, and put its answer into the variables of another.
 
         Returns 1, -1 an error, no server among them, -2 it is refused.
         """
         reply = await self._send(run, input_set_name, output_set_name, auth=True)
-        if reply is None:
+        if reply is None or output_set_name is None:
             return ERROR
         for attribute, variable in self._sets[output_set_name]:
             values = reply.all(attribute)
@@ -166,14 +166,16 @@ class AaaRadius(Module, AaaDriver):
         return 1 if reply.accepted else REJECTED
 
     @script_function(async_ok=True)
-    async def radius_send_acct(self, run: Run, input_set_name: str) -> int:
+    async def radius_send_acct(self, run: Run, input_set_name: str | None) -> int:
         """Hand an accounting record made of a set to the server. Returns 1, or -1 when none has taken it."""
         return 1 if await self._send(run, input_set_name, None, auth=False) is not None else ERROR
 
-    async def _send(self, run: Run, source: str, target: str | None, auth: bool) -> AaaReply | None:
+    async def _send(self, run: Run, source: str | None, target: str | None, auth: bool) -> AaaReply | None:
         try:
             if self._client is None:
                 raise AaaError("the parameter radius_config is not set")
+            if source is None:
+                raise AaaError("the name of the set is NULL")
             for name in (source, target):
                 if name is not None and name not in self._sets:
                     raise AaaError(f"there is no set {name}")

@@ -91,7 +91,9 @@ class AliasDb(Module):
         return 1 if found else -1
 
     @script_function(routes=REQUEST | FAILURE)
-    async def alias_db_lookup(self, run: Run, table_name: str, flags: Annotated[int, Fixup(parse_flags)] = 0) -> int:
+    async def alias_db_lookup(
+        self, run: Run, table_name: str, flags: Annotated[int | None, Fixup(parse_flags)] = None
+    ) -> int:
         """Put the user that the Request-URI is an alias of in its place; with append_branches further ones as branches.
 
         flags: "d" leaves the domain out, "r" looks from the user to its alias. Returns 1, or -1: none, or no answer.
@@ -106,7 +108,7 @@ class AliasDb(Module):
             else:
                 run.branches.append(Branch(made, q=LOWEST_Q))
 
-        return await self._find(table_name, uri, flags, put)
+        return await self._find(table_name, uri, flags or 0, put)
 
     @script_function(routes=REQUEST | FAILURE | ONREPLY | BRANCH | LOCAL | STARTUP)
     async def alias_db_find(
@@ -115,7 +117,7 @@ class AliasDb(Module):
         table_name: str,
         input_uri: str,
         output_var: Annotated[VarRef, WritableVar()],
-        flags: Annotated[int, Fixup(parse_flags)] = 0,
+        flags: Annotated[int | None, Fixup(parse_flags)] = None,
     ) -> int:
         """Put the user that a URI is an alias of into a variable; with append_branches all of them (an AVP takes many).
 
@@ -132,4 +134,4 @@ class AliasDb(Module):
             else:
                 output_var.set(run, made)
 
-        return await self._find(table_name, uri, flags, put)
+        return await self._find(table_name, uri, flags or 0, put)

@@ -250,7 +250,7 @@ class AuthDb(Module):
     async def db_does_uri_exist(self, run: Run, uri: str, table: SubscriberTable) -> int:
         """Tell whether user@domain of a URI is in a subscriber table. -1 also without user or without database."""
         try:
-            parsed = parse_uri(uri)
+            parsed = parse_uri(uri or "")
         except ParseError:
             return -1
         if not parsed.user:
@@ -271,7 +271,7 @@ class AuthDb(Module):
     ) -> int:
         """Find the authentication user and realm of a URI in a uri table and put them into two AVPs."""
         try:
-            parsed = parse_uri(uri)
+            parsed = parse_uri(uri or "")
         except ParseError:
             return -1
         if not parsed.user:

@@ -122,7 +122,7 @@ class UserBlacklist(Module):
 
     @script_function(routes=REQUEST | FAILURE)
     async def check_user_blacklist(
-        self, run: Run, user: str, domain: str, number: str | None = None, table: str | None = None
+        self, run: Run, user: str | None, domain: str | None, number: str | None = None, table: str | None = None
     ) -> int:
         """Whether a user may call a number: the longest prefix of his that fits decides.
 
@@ -130,11 +130,12 @@ class UserBlacklist(Module):
         forbidden, no number, or no answer from the database.
         """
         digits = self._number(run, number)
-        if digits is None:
+        # Nobody's list forbids nothing: a user that is NULL is none.
+        if digits is None or user is None or (self.use_domain and domain is None):
             return -1
-        where: list[Condition] = [("username", "=", user or "")]
+        where: list[Condition] = [("username", "=", user)]
         if self.use_domain:
-            where.append(("domain", "=", domain or ""))
+            where.append(("domain", "=", domain))
         name = table or self.db_table
         rows = await self._query.rows(name, COLUMNS, where, MOST_PREFIXES)
         if rows is None:

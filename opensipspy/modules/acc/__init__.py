@@ -298,33 +298,45 @@ class Acc(Module):
     # --- at once
 
     @script_function(routes=ROUTES)
-    def acc_log_request(self, run: Run, comment: str) -> int:
-        """Write a record about the request to the log now. comment: "404 Nobody home"."""
+    def acc_log_request(self, run: Run, comment: str | None) -> int:
+        """Write a record about the request to the log now. comment: "404 Nobody home". -1 when it is NULL."""
+        if comment is None:
+            return self._no_argument("acc_log_request")
         self._log(self._request_record(run, comment))
         return 1
 
     @script_function(routes=ROUTES)
-    def acc_db_request(self, run: Run, comment: str, table: str) -> int:
-        """Write a record about the request to a table now. -1 without a database."""
+    def acc_db_request(self, run: Run, comment: str | None, table: str | None) -> int:
+        """Write a record about the request to a table now. -1 without a database, or without a comment."""
+        if comment is None or table is None:
+            return self._no_argument("acc_db_request")
         if self._db is None:
             self.core.log.error("acc: acc_db_request needs the parameter db_url")
             return -1
         return 1 if self._insert(self._request_record(run, comment), table, missed=False) else -1
 
     @script_function(routes=ROUTES)
-    def acc_aaa_request(self, run: Run, comment: str) -> int:
+    def acc_aaa_request(self, run: Run, comment: str | None) -> int:
         """Give a record about the request to the AAA servers now. -1 without any, and when too many records wait."""
+        if comment is None:
+            return self._no_argument("acc_aaa_request")
         if self._reports is None:
             self.core.log.error("acc: acc_aaa_request needs the parameter aaa_url")
             return -1
         return 1 if self._report(self._request_record(run, comment)) else -1
 
     @script_function(routes=ROUTES)
-    def acc_evi_request(self, run: Run, comment: str) -> int:
+    def acc_evi_request(self, run: Run, comment: str | None) -> int:
         """Raise E_ACC_EVENT about the request now, or E_ACC_MISSED_EVENT when the comment's code is not below 300."""
+        if comment is None:
+            return self._no_argument("acc_evi_request")
         record = self._request_record(run, comment)
         self._raise(record, missed=not 0 < int(record.sip_code) < 300)
         return 1
+
+    def _no_argument(self, function: str) -> int:
+        self.core.log.error("acc: an argument of %s() is NULL", function)
+        return -1
 
     # --- variables
 

@@ -171,9 +171,9 @@ def algorithm_list(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _hex(name: str, text: str, least: int, most: int) -> bytes:
+def _hex(name: str, text: str | None, least: int, most: int) -> bytes:
     try:
-        found = bytes.fromhex(text)
+        found = bytes.fromhex(text or "")
     except ValueError:
         # The value stays out of the message: it is a secret.
         raise ValueError(f"{name} is hexadecimal") from None

@@ -289,13 +289,16 @@ class Permissions(Module):
         return 1
 
     @script_function(routes=ANYWHERE)
-    def allow_uri(self, run: Run, basename: Annotated[RuleFiles, Fixup("_rule_files")], uri: str) -> int:
+    def allow_uri(self, run: Run, basename: Annotated[RuleFiles, Fixup("_rule_files")], uri: str | None) -> int:
         """Whether the pair of From URI and another URI is allowed by rule files. Returns 1 allowed, -1 denied."""
+        if uri is None:
+            self.core.log.error("permissions: allow_uri() denies: the URI is NULL")
+            return -1
         files = self._ready(basename)
         if files.empty:
             return 1
         try:
-            return 1 if files.allows(_short(run.msg.from_.uri), _short(uri or "")) else -1
+            return 1 if files.allows(_short(run.msg.from_.uri), _short(uri)) else -1
         except (ParseError, ValueError, TimeoutError) as error:
             return self._unreadable("allow_uri", error)
 
