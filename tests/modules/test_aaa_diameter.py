@@ -181,13 +181,19 @@ def test_json_becomes_avps_and_back_as_in_the_manual() -> None:
         [{"Session-Id": 7}],
         [{"Raw": "0g"}],
         [{"Cost-Information": "x"}],
+        [{"Session-Id": chr(0xD800)}],
+        [{chr(0xD800): 1}],
+        [{"When": float("nan")}],
+        [{"When": float("inf")}],
+        [{"Result-Code": float("nan")}],
     ],
 )
 def test_json_that_is_no_avps_is_refused(avps: object) -> None:
     known = Dictionary()
     known.load(MANUAL)
-    with pytest.raises(DiameterError):
+    with pytest.raises(DiameterError) as refused:
         known.encode(avps)
+    assert str(refused.value).isascii()
 
 
 @pytest.mark.parametrize(
@@ -465,6 +471,7 @@ async def test_bad_requests_of_scripts_are_minus_one_and_said(tmp_path: Path, ca
         assert await client.send([{"No-Such": 1}]) == (-1, None)
         run = make_run(request("OPTIONS"), core=client.core)
         assert await client.core.call("dm_send_request", run, 3, 271, "[secret", None) == -1
+        assert await client.core.call("dm_send_request", run, 3, 271, None, None) == -1
     assert "no peer is connected" in caplog.text
     assert "command 999 is not in the dictionary" in caplog.text
     assert "No-Such" in caplog.text

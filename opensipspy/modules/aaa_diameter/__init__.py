@@ -327,7 +327,7 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
 
     @script_function(routes=ALL, async_ok=True)
     async def dm_send_request(
-        self, run: Run, app_id: int, cmd_code: int, avps_json: str, rpl_avps_pv: VarRef | None = None
+        self, run: Run, app_id: int, cmd_code: int, avps_json: str | None, rpl_avps_pv: VarRef | None = None
     ) -> int:
         """Send a request with the AVPs of a JSON array, and put those of the answer into a variable.
 
@@ -345,7 +345,8 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
             rpl_avps_pv.set(run, None if reply is None else _json(reply.avps))
         return result
 
-    def _parse(self, text: str) -> Avps:
+    def _parse(self, text: str | None) -> Avps:
+        text = text or ""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
@@ -356,7 +357,7 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         return value
 
     @script_function(routes=EVENT)
-    def dm_send_answer(self, run: Run, avps_json: str, is_error: int = 0) -> int:
+    def dm_send_answer(self, run: Run, avps_json: str | None, is_error: int | None = 0) -> int:
         """Answer the request of this E_DM_REQUEST with the AVPs of a JSON array; `is_error` sets the E flag.
 
         Session-Id, Transaction-Id and Proxy-Info are copied from the request. Returns -1 when it was answered, is

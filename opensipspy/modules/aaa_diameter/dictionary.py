@@ -282,7 +282,7 @@ class Dictionary:
             [(name, value)] = item.items()
             avp = self.named(name)
             if avp is None:
-                raise DiameterError(f"AVP {name} is not in the dictionary")
+                raise DiameterError(f"AVP {ascii(name)[1:-1]} is not in the dictionary")
             found.append(Avp(avp.code, self._octets(avp, value, depth), avp.vendor, avp.flags))
         return found
 
@@ -297,7 +297,10 @@ class Dictionary:
         if kind in NUMBERS:
             return _pack(avp, value)
         if kind == TIME and isinstance(value, int | float):
-            return struct.pack("!I", int(value) + NTP_OFFSET & 0xFFFFFFFF)
+            try:
+                return struct.pack("!I", int(value) + NTP_OFFSET & 0xFFFFFFFF)
+            except (OverflowError, ValueError):
+                raise DiameterError(f"{avp.name} is a time") from None
         if not isinstance(value, str):
             raise DiameterError(f"{avp.name} is a string")
         if kind == HEX:
@@ -313,7 +316,11 @@ class Dictionary:
             else:
                 family = b"" if kind == IP else struct.pack("!H", 1 if address.version == 4 else 2)
                 return family + address.packed
-        return value.encode("utf-8", "surrogateescape")
+        try:
+            return value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            # Half of a surrogate pair, which JSON's escapes can bring.
+            raise DiameterError(f"{avp.name} is no text") from None
 
     def decode(self, avps: Iterable[Avp]) -> list[dict[str, object]]:
         """AVPs as JSON values, in their order; those that are not known are left out, as the C module does."""
