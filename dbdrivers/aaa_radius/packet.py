@@ -41,7 +41,13 @@ def _octets(attribute: Attribute, value: AaaValue) -> bytes:
             return ipaddress.ip_address(value).packed
         except ValueError as error:
             raise AaaError(f"the value of {name} is no address") from error
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes):
+        return value
+    try:
+        return str(value).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        # Half of a surrogate pair, which JSON's escapes can bring into a script.
+        raise AaaError(f"the value of {name} is no text") from error
 
 
 def _item(number: int, data: bytes, name: str, limit: int = MAX_VALUE) -> bytes:

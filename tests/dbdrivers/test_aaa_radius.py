@@ -172,6 +172,15 @@ def test_nobody_there(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_text_that_is_none_is_no_value() -> None:
+    """Half of a surrogate pair: a question with it cannot be made, a record goes without it."""
+    known = Dictionary()
+    attributes = [("User-Name", chr(0xD800)), ("Acct-Session-Id", "1")]
+    with pytest.raises(AaaError, match="the value of User-Name is no text"):
+        packet.encode(known, attributes, b"secret", bytes(16))
+    assert packet.fitted(known, attributes) == ([("Acct-Session-Id", "1")], ["User-Name"])
+
+
 def test_files(tmp_path: Path) -> None:
     """Dictionaries include each other, have vendors and values; errors name the line and no secret."""
     (tmp_path / "more").write_text(
