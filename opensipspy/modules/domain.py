@@ -31,6 +31,7 @@ NO_CACHE: Final = 0
 CACHE: Final = 1
 # Each label of a name in a request costs a question where nothing is kept in memory.
 MAX_LABELS: Final = 16
+LONGEST_HOST: Final = 255
 
 AttrsVar = Annotated[VarRef | None, WritableVar()]
 
@@ -174,7 +175,8 @@ class DomainModule(Module):
         return domains.get(name) or self._parent(domains, name)
 
     def _answer(self, run: Run, host: str, attrs_var: VarRef | None) -> int | Awaitable[int]:
-        if not host:
+        # What is no name of a host is not asked for: a database that refuses the text would seem to be at fault.
+        if not host or len(host) > LONGEST_HOST or not host.isprintable():
             return -1
         found = self._find(host)
         if found is None or isinstance(found, LocalDomain):

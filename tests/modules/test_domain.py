@@ -85,6 +85,18 @@ def test_ipv6_addresses_with_and_without_brackets(table: Path, mode: int):
     play(table, scenario, db_mode=mode)
 
 
+def test_texts_that_name_no_host_do_not_reach_the_database(table: Path, mode: int, caplog: pytest.LogCaptureFixture):
+    """A peer cannot have the log say that the domains are not known."""
+
+    async def scenario(ask: Asked) -> None:
+        for text in (chr(0xD800), "wide.org\0", "a\r\nb", "x" * 300):
+            assert await ask("is_domain_local", text) == -1
+        assert await ask("is_domain_local", "wide.org") == 1
+
+    play(table, scenario, db_mode=mode)
+    assert not caplog.records
+
+
 def test_hosts_of_from_and_request_uri(table: Path, mode: int):
     change(table, "UPDATE domain SET domain = lower(domain)")
 
