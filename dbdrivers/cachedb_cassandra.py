@@ -26,6 +26,7 @@ from opensipspy.cachedb import (
     CacheUrl,
     Limits,
     RemoteCacheDb,
+    quoted_of,
     to_bytes,
     to_counter,
     to_text,
@@ -256,7 +257,8 @@ class CassandraStore(RemoteCacheDb):
             raise CacheError(f"{self.url}: the URL names no table of counters (keyspace.table.counters)")
 
     async def raw_query(self, query: str) -> list[list[str | int | None]]:
-        rows = await self.ask(lambda: self._execute(query), "a raw query", repeatable=False)
+        text = quoted_of(query)
+        rows = await self.ask(lambda: self._execute(text), "a raw query", repeatable=False)
         return [[each if each is None or isinstance(each, int) else text_of(each) for each in row] for row in rows]
 
     async def truncate(self) -> None:

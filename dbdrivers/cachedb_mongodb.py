@@ -38,6 +38,7 @@ from opensipspy.cachedb import (
     Pairs,
     RemoteCacheDb,
     RemoveDocuments,
+    json_of,
     to_counter,
 )
 from opensipspy.module import Module, Param, StartError
@@ -225,7 +226,7 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
             raise CacheError(f"{self.url}: a raw query has at most {MAX_QUERY} characters")
         await self.connect()
         try:
-            command = self._json.loads(query)
+            command = self._json.loads(json_of(query))
         except (ValueError, TypeError, RecursionError) as error:
             raise CacheError(f"{self.url}: the raw query is no JSON: {error}") from error
         if not isinstance(command, dict) or not command:

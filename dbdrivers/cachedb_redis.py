@@ -35,6 +35,7 @@ from opensipspy.cachedb import (
     to_bytes,
     to_counter,
     to_text,
+    words_of,
 )
 from opensipspy.module import Module, Param, StartError, Stat, mi_command
 from opensipspy.module.tls import TlsDomains
@@ -46,8 +47,6 @@ CLUSTER_AT_ONCE: Final = 32
 MAX_BATCH: Final = 256
 """Commands of one pipeline."""
 MAX_QUERY: Final = 1 << 20
-MAX_WORDS: Final = 100_000
-BLANKS: Final = " \t\r\n"
 STATEFUL: Final = frozenset(
     {
         "ASKING",
@@ -397,7 +396,7 @@ class RedisStore(RemoteCacheDb):
         if len(query) > MAX_QUERY:
             raise CacheError(f"{self.url}: a raw query has at most {MAX_QUERY} characters")
         try:
-            command, *args = split_query(query)
+            command, *args = words_of(query)
         except ValueError as error:
             raise CacheError(f"{self.url}: {error}") from error
         command = command.upper()
@@ -655,37 +654,6 @@ def database_number(url: CacheUrl) -> int:
 def unix(settings: dict[str, Any]) -> dict[str, Any]:
     """Without what a Unix socket does not have."""
     return {k: v for k, v in settings.items() if not k.startswith(("socket_keepalive", "ssl"))}
-
-
-def split_query(query: str) -> list[str]:
-    """The words of a raw query. One that begins with a quote ends at the next such quote; there are no escapes, so that
-    a backslash is a backslash. Raises ValueError."""
-    found: list[str] = []
-    at = 0
-    while at < len(query):
-        if query[at] in BLANKS:
-            at += 1
-            continue
-        quote = query[at]
-        if quote in "'\"":
-            end = query.find(quote, at + 1)
-            if end < 0:
-                raise ValueError("a quote of the raw query has no end")
-            if query[end + 1 : end + 2].strip(BLANKS):
-                raise ValueError("after a quote of the raw query there is no blank")
-            found.append(query[at + 1 : end])
-            at = end + 1
-            continue
-        end = at
-        while end < len(query) and query[end] not in BLANKS:
-            end += 1
-        found.append(query[at:end])
-        at = end
-    if not found:
-        raise ValueError("the raw query is empty")
-    if len(found) > MAX_WORDS:
-        raise ValueError(f"a raw query has at most {MAX_WORDS} words")
-    return found
 
 
 def words(error: Exception) -> str:

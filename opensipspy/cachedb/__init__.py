@@ -13,6 +13,7 @@ from .documents import (
 )
 from .driver import CacheDbDriver, CacheDbs
 from .errors import CacheError
+from .raw import json_of, quoted_of, words_of
 from .remote import Limits, RemoteCacheDb
 from .store import (
     LARGEST_COUNTER,
@@ -51,8 +52,11 @@ __all__ = [
     "Pairs",
     "RemoteCacheDb",
     "RemoveDocuments",
+    "json_of",
     "parse_url",
+    "quoted_of",
     "to_bytes",
     "to_counter",
     "to_text",
+    "words_of",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from opensipspy.script.corefuncs import prepared
 from opensipspy.script.declare import Catalogue, FunctionDecl, ParamDecl, Waits
 from opensipspy.script.kinds import ALL
+from opensipspy.script.rawquery import raw_query
 from opensipspy.script.run import Run, Value, VarRef
 from opensipspy.script.runtime import report
 from opensipspy.script.services import ScriptServices
@@ -150,7 +151,8 @@ class ServerFunctions:
     ) -> int:
         """Run a query in the store's own language; each column of the rows goes to an AVP, the first row on top.
 
-        -2 when there are no rows for the AVPs, -1 when the query fails.
+        What a variable brings is part of one argument, or stays within the quotes around it; a query that is one
+        variable is taken as it is. -2 when there are no rows for the AVPs, -1 when the query fails.
         """
         if not raw_query:
             return -1
@@ -292,7 +294,7 @@ class ServerFunctions:
             self.cache_raw_query,
             (
                 store,
-                ParamDecl("raw_query"),
+                ParamDecl("raw_query", fixup=raw_query, takes_format=True),
                 ParamDecl("result", optional=True, no_expand=True, fixup=prepared(self.result_names)),
             ),
             "always",

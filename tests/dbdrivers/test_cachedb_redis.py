@@ -18,6 +18,7 @@ from opensipspy.dbdrivers.cachedb_redis import CachedbRedis, RedisStore, rows_of
 from opensipspy.module import Module, ParamError, StartError
 from opensipspy.module.testing import FakeCore
 from opensipspy.module.tls import TlsDomain, TlsDomains
+from opensipspy.script.rawquery import RawQuery
 from tests.backends import RedisCluster, RedisSentinel, RedisServer
 from tests.dbdrivers.conftest import with_files
 
@@ -93,6 +94,17 @@ def test_raw_queries(redis_server: RedisServer) -> None:
                 await store.raw_query(wrong)
             assert not caught.value.transient
         assert store.available
+
+    play(redis_server.url("g"), scenario)
+
+
+def test_what_a_message_brings_is_one_argument(redis_server: RedisServer) -> None:
+    async def scenario(core: FakeCore, store: RedisStore) -> None:
+        await store.truncate()
+        wild = "x y' z\" \\ \r\nDEL a\udcff\0"
+        await store.raw_query(RawQuery.of((("HSET calls ", False), (wild, True), (" 1", False))))
+        await store.raw_query(RawQuery.of((("HSET calls 'quoted ", False), (wild, True), ("' 2", False))))
+        assert await store.raw_query("HGETALL calls") == [[wild], ["1"], [f"quoted {wild}"], ["2"]]
 
     play(redis_server.url("g"), scenario)
 
