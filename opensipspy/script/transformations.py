@@ -74,7 +74,8 @@ def _number(value: Value) -> int | None:
 
 
 def s_len(value: Value, args: list[Value]) -> Value:
-    return len(octets(value))
+    text = text_of(value)
+    return len(text) if text.isascii() else len(octets(text))
 
 
 def s_int(value: Value, args: list[Value]) -> Value:
@@ -155,11 +156,13 @@ def s_xor(value: Value, args: list[Value]) -> Value:
 
 
 def s_tolower(value: Value, args: list[Value]) -> Value:
-    return from_octets(octets(value).lower())
+    text = text_of(value)
+    return text.lower() if text.isascii() else from_octets(octets(text).lower())
 
 
 def s_toupper(value: Value, args: list[Value]) -> Value:
-    return from_octets(octets(value).upper())
+    text = text_of(value)
+    return text.upper() if text.isascii() else from_octets(octets(text).upper())
 
 
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

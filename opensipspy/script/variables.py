@@ -482,23 +482,28 @@ class CoreVariables:
         return stack[at] if -len(stack) <= at < len(stack) else None
 
     def set_avp(self, run: Run, name: str, index: Index, value: Value) -> None:
+        avps = run.avps
+        stack = avps.get(name)
+        if index is None and value is not None:
+            if stack is None:
+                avps[name] = [value]
+            else:
+                stack.append(value)
+            return None
         if index == INDEX_ALL:
             return self.replace_avp(run, name, index, value)
-        stack = run.avps.get(name)
         if value is None:
             at = -1 - (index if isinstance(index, int) else 0)
             if stack and -len(stack) <= at < len(stack):
                 del stack[at]
                 if not stack:
-                    del run.avps[name]
+                    del avps[name]
             return None
         if stack is None:
             if not isinstance(index, int) or index == 0:
-                run.avps[name] = [value]
+                avps[name] = [value]
             else:
                 report(run, f"$(avp({name})[{index}]) does not exist")
-        elif index is None:
-            stack.append(value)
         elif index == INDEX_APPEND:
             stack.insert(0, value)
         elif isinstance(index, int) and -len(stack) <= -1 - index < len(stack):

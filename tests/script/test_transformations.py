@@ -23,6 +23,8 @@ VIA = "SIP/2.0/TCP host.example:5066;branch=z9hG4bKx;rport=5099;received=192.0.2
         ("é", "s.len", 2),
         ("", "s.len", 0),
         (485, "s.len", 3),
+        ("ÉA", "s.tolower", "Éa"),
+        ("éa", "s.toupper", "éA"),
         ("2868.12 sec", "s.int", 2868),
         ("-7x", "s.int", -7),
         ("none", "s.int", 0),
