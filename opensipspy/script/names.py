@@ -267,9 +267,15 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 # Parameters of OpenSIPS 4 that modules here lack, because something that they need is not there: what that is.
-_NO_TRACER: Final = "there is no tracer here (proto_hep), connections are told of in the log"
+_NO_TRACER: Final = "there is no tracer of connections here, they are told of in the log"
 _TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
+_NO_COLLECTOR: Final = "proto_hep sends only here, it listens for nothing"
 NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
+    "proto_hep": {
+        "compressed_payload": "payloads are not compressed, there is no module compression here",
+        "hep_max_msg_chunks": _NO_COLLECTOR,
+        "hep_port": _NO_COLLECTOR,
+    },
     "proto_tcp": _TRACING,
     "proto_tls": _TRACING,
     "proto_ws": _TRACING,
