@@ -181,7 +181,7 @@ class DynamodbStore(RemoteCacheDb):
                         raise
                     await self._forget_expired(name, now)
                 else:
-                    return int(answer["Attributes"][self._value_column]["N"])
+                    return to_counter(answer["Attributes"][self._value_column]["N"])
             raise CacheError(f"{self.url}: the counter expires all the time", transient=True)
 
         return await self.ask(work, "UpdateItem", repeatable=False)

@@ -139,9 +139,11 @@ class MemcachedStore(RemoteCacheDb):
                     except self._emcache.NotStoredStorageCommandError:
                         continue  # another one was quicker
                     return first
+                except ValueError as error:  # emcache looks for a number in whatever the server says
+                    raise CacheError(f"{self.url}: the value is no whole number, or the amount too large") from error
                 if until:
                     await self._live.touch(name, until)
-                return int(value)
+                return to_counter(value)
             raise CacheError(f"{self.url}: the counter comes and goes", transient=True)
 
         return await self.ask(work, "incr", repeatable=False)

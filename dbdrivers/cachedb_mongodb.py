@@ -24,6 +24,8 @@ from urllib.parse import quote, unquote
 
 from opensipspy.cachedb import (
     FILTERS,
+    LARGEST_COUNTER,
+    SMALLEST_COUNTER,
     AddDocument,
     CacheDbDriver,
     CacheError,
@@ -516,7 +518,9 @@ def pattern_of(like: str) -> str:
 
 def is_number(text: str) -> bool:
     digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 19
+    return (
+        digits.isascii() and digits.isdigit() and len(digits) < 20 and SMALLEST_COUNTER <= int(text) <= LARGEST_COUNTER
+    )
 
 
 def escaped(name: str) -> str:

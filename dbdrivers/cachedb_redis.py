@@ -47,6 +47,8 @@ CLUSTER_AT_ONCE: Final = 32
 MAX_BATCH: Final = 256
 """Commands of one pipeline."""
 MAX_QUERY: Final = 1 << 20
+LONGEST_S: Final = 2**40
+"""Redis counts in milliseconds, and refuses a time that does not fit: a counter would have been changed by then."""
 STATEFUL: Final = frozenset(
     {
         "ASKING",
@@ -358,7 +360,7 @@ class RedisStore(RemoteCacheDb):
     async def store(self, key: str, value: str | int, expire_s: int = 0) -> None:
         args: list[bytes | int | str] = ["SET", to_bytes(key), to_bytes(str(value))]
         if expire_s > 0:
-            args += ["EX", expire_s]
+            args += ["EX", min(expire_s, LONGEST_S)]
         await self.ask(lambda: self._command(*args), "SET")
 
     async def remove(self, key: str) -> bool:
@@ -372,7 +374,7 @@ class RedisStore(RemoteCacheDb):
                 return await self._command("INCRBY", name, amount)
             results: Any = await asyncio.gather(
                 self._command("INCRBY", name, amount),
-                self._command("EXPIRE", name, expire_s),
+                self._command("EXPIRE", name, min(expire_s, LONGEST_S)),
                 return_exceptions=True,
             )
             for result in results:

@@ -19,6 +19,8 @@ from opensipspy.module import Module, Param, Timer
 TRIES: Final = 200
 """How often a counter is read and changed when others are quicker."""
 
+LATEST: Final = 2**31 - 1
+
 
 class Names(NamedTuple):
     """Of the table and its columns."""
@@ -44,7 +46,8 @@ class SqlStore(CacheDb):
         return CacheError(str(error), transient=error.transient)
 
     def _until(self, expire_s: int) -> int:
-        return int(self._wall()) + expire_s if expire_s > 0 else 0
+        # The column of the C server's schema has 32 bits without a sign; PostgreSQL's of them one less.
+        return min(int(self._wall()) + expire_s, LATEST) if expire_s > 0 else 0
 
     async def _row(self, key: str) -> tuple[str, int, int] | None:
         """(value, counter, expires) of a key that has not expired."""
@@ -99,17 +102,19 @@ class SqlStore(CacheDb):
                         names.table,
                         ((names.key, "=", key), (names.expires, "!=", 0), (names.expires, "<=", int(self._wall()))),
                     )
-                    new: dict[str, DbValue] = {names.key: key, names.value: str(amount), names.counter: amount}
+                    number = to_counter(amount)
+                    new: dict[str, DbValue] = {names.key: key, names.value: str(number), names.counter: number}
                     await self._database.insert(names.table, {**new, names.expires: self._until(expire_s)})
                     return amount
                 value, counter, expires = row
                 # A counter that the C server wrote has no text.
                 old = to_counter(value) if value else counter
-                changed: dict[str, DbValue] = {names.value: str(old + amount), names.counter: old + amount}
+                number = to_counter(old + amount)
+                changed: dict[str, DbValue] = {names.value: str(number), names.counter: number}
                 changed[names.expires] = self._until(expire_s) or expires
                 where = ((names.key, "=", key), (names.value, "=", value), (names.counter, "=", counter))
                 if not amount or await self._database.update(names.table, changed, where):
-                    return old + amount
+                    return number
             except DatabaseError as error:
                 if not error.duplicate:
                     raise self._failure(error) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from opensipspy.cachedb import CacheDb, CacheError, RemoteCacheDb
+from opensipspy.cachedb import LARGEST_COUNTER, CacheDb, CacheError, RemoteCacheDb
 from opensipspy.db import parse_url
 from opensipspy.dbdrivers.cachedb_dynamodb import CachedbDynamodb
 from opensipspy.dbdrivers.cachedb_local import CachedbLocal
@@ -161,6 +161,37 @@ def test_counters_count(kind: StoreKind) -> None:
         if "signs" in kind.wants:
             assert await store.sub("calls", 6) == -2
             assert await store.fetch_counter("calls") == -2
+
+    kind.play(scenario)
+
+
+def test_counters_end_at_64_bits(kind: StoreKind) -> None:
+    """Beyond, there is an error and no small number."""
+
+    async def scenario(store: CacheDb, core: FakeCore) -> None:
+        await store.store("text", LARGEST_COUNTER - 1)
+        assert await store.add("text", 1) == LARGEST_COUNTER
+        assert await store.fetch_counter("text") == LARGEST_COUNTER
+        assert await store.add("counter", LARGEST_COUNTER) == LARGEST_COUNTER
+        for key in ("text", "counter"):
+            with pytest.raises(CacheError) as caught:
+                await store.add(key, 1)
+            assert not caught.value.transient
+        with pytest.raises(CacheError):
+            await store.add("other", 2**64)
+        await store.store("next", "1")
+        assert await store.add("next", 1) == 2
+
+    kind.play(scenario)
+
+
+def test_keys_that_hardly_ever_expire(kind: StoreKind) -> None:
+    async def scenario(store: CacheDb, core: FakeCore) -> None:
+        for number, seconds in enumerate((2**31, 2**32, 2**40, 2**62)):
+            await store.store(f"key{number}", "x", seconds)
+            assert await store.fetch(f"key{number}") == "x"
+            assert await store.add(f"counter{number}", 1, seconds) == 1
+            assert await store.add(f"counter{number}", 1, seconds) == 2
 
     kind.play(scenario)
 
