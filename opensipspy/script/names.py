@@ -270,7 +270,14 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
 _NO_TRACER: Final = "there is no tracer of connections here, they are told of in the log"
 _TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
 _NO_COLLECTOR: Final = "proto_hep sends only here, it listens for nothing"
+_OLD_MONGODB: Final = "it is for MongoDB 2.4 to 3.0, which pymongo cannot talk to; later ones know these raw queries"
+_NO_REDISEARCH: Final = "maps are kept in sets and hashes of Redis, and nothing here asks RedisJSON or RediSearch"
 NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
+    "cachedb_mongodb": dict.fromkeys(("compat_mode_2.4", "compat_mode_3.0"), _OLD_MONGODB),
+    "cachedb_redis": dict.fromkeys(
+        ("ftsearch_index_name", "ftsearch_json_mset_expire", "ftsearch_json_prefix", "ftsearch_max_results"),
+        _NO_REDISEARCH,
+    ),
     "proto_hep": {
         "compressed_payload": "payloads are not compressed, there is no module compression here",
         "hep_max_msg_chunks": _NO_COLLECTOR,

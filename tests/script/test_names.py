@@ -99,4 +99,6 @@ def test_parameters_that_need_what_is_not_here() -> None:
     told = missing_parameter("proto_wss", "trace_on")
     assert told is not None
     assert told[0].startswith("proto_wss: parameter trace_on does not exist here yet: there is no tracer")
+    for module, name in (("cachedb_mongodb", "compat_mode_2.4"), ("cachedb_redis", "ftsearch_max_results")):
+        assert missing_parameter(module, name) is not None
     assert missing_parameter("tm", "fr_timeout") is None
