@@ -82,6 +82,9 @@ class Hooks:
     def repeated_2xx(self, branch: Branch, msg: Message) -> None:
         """A 2xx of a local request came again: its ACK was lost."""
 
+    def relayed_again(self, transaction: Transaction) -> None:
+        """A copy of a 2xx that had gone upstream went there, too."""
+
     def resent_request(self, client: Client) -> None:
         """A request was retransmitted; `client.sends` counts."""
 
@@ -378,6 +381,7 @@ class TransactionLayer:
                 self.hooks.repeated_2xx(branch, msg)
             elif again:
                 self.hooks.send_reply(client.transaction, again)
+                self.hooks.relayed_again(client.transaction)
             return ABSORBED
         return self._client_input(client, _reply_input(status), msg, now) & _DELIVER
 

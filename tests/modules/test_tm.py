@@ -386,6 +386,7 @@ def test_an_answer_that_follows_a_failure_reaches_the_caller() -> None:
     assert bench.answer(invite, 200, to_tag="late")
     first, copy = bench.take()
     assert (first.status, first.to_tag) == (copy.status, copy.to_tag) == (200, "late")
+    assert bench.stat("relayed_replies") == 3  # the 480, and each 200 that went upstream
     assert (bench.stat("4xx_transactions"), bench.stat("2xx_transactions")) == (1, 0)
     bench.run_out()
 

@@ -1185,6 +1185,10 @@ class Flow(Hooks):
     def repeated_2xx(self, branch: Branch, msg: Message) -> None:
         self.tm.resend_dialog_ack(branch, msg)
 
+    def relayed_again(self, transaction: Transaction) -> None:
+        if self._counts:
+            self._relayed_replies.value += 1
+
     def resent_request(self, client: Client) -> None:
         self.tm.count_resent_request(client.sends - 1)
         request = client.transaction.request
