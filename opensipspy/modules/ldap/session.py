@@ -420,26 +420,8 @@ class Session:
         for url in settings.servers:
             connection = None
             try:
-                secure = settings.start_tls or url.lower().startswith("ldaps:")
-                server = self._client.Server(
-                    url,
-                    get_info=self._client.NONE,
-                    connect_timeout=settings.network_timeout / 1000,
-                    tls=self._client.Tls() if secure else None,
-                )
-                if secure:
-                    # The client's own way has no server name in its hello, and a host check that Python has dropped.
-                    server.tls.wrap_socket = functools.partial(secured, self._context(), server.host)
-                connection = self._client.Connection(
-                    server,
-                    user=settings.bind_dn or None,
-                    password=settings.bind_password if settings.bind_dn else None,
-                    version=settings.version,
-                    client_strategy=self._client.SAFE_SYNC,
-                    auto_referrals=False,
-                    check_names=False,
-                    raise_exceptions=False,
-                )
+                with self._turn:  # it takes longer than a search
+                    connection = self._made(url)
                 connection.open()
                 # The client's own receive_timeout knows whole seconds only.
                 connection.socket = Guarded(connection.socket, self._turn)
@@ -457,6 +439,30 @@ class Session:
                 if connection is not None:
                     self._end(connection)
         raise LdapError("; ".join(reasons), away=True, silent=silent)
+
+    def _made(self, url: str) -> Any:
+        """A connection that is not open yet."""
+        settings = self.settings
+        secure = settings.start_tls or url.lower().startswith("ldaps:")
+        server = self._client.Server(
+            url,
+            get_info=self._client.NONE,
+            connect_timeout=settings.network_timeout / 1000,
+            tls=self._client.Tls() if secure else None,
+        )
+        if secure:
+            # The client's own way has no server name in its hello, and a host check that Python has dropped.
+            server.tls.wrap_socket = functools.partial(secured, self._context(), server.host)
+        return self._client.Connection(
+            server,
+            user=settings.bind_dn or None,
+            password=settings.bind_password if settings.bind_dn else None,
+            version=settings.version,
+            client_strategy=self._client.SAFE_SYNC,
+            auto_referrals=False,
+            check_names=False,
+            raise_exceptions=False,
+        )
 
     def _context(self) -> ssl.SSLContext:
         """Raises OSError, ssl.SSLError among them, for files that cannot be used."""
