@@ -125,6 +125,7 @@ class MysqlText(SqlText):
     """Statements as MySQL spells them."""
 
     quote = "`"
+    backslashes = True
 
     def insert_update(self, write: InsertUpdate, args: list[DbValue]) -> str:
         into = self.into(write, args)
@@ -295,6 +296,8 @@ async def open_link(url: DbUrl, database: str | None, tls: ssl.SSLContext | None
         charset="utf8mb4",
         autocommit=True,
         client_flag=CLIENT.FOUND_ROWS,
+        # So that it is known how a value within quotes is escaped, see `Database.backslashes`.
+        init_command="SET SESSION sql_mode = REPLACE(@@sql_mode, 'NO_BACKSLASH_ESCAPES', '')",
         ssl=tls,
         program_name="opensipspy",
     )

@@ -226,7 +226,12 @@ async def open_link(url: DbUrl, database: str, tls: ssl.SSLContext | str | bool)
             ssl=tls,
             timeout=None,
             statement_cache_size=0,
-            server_settings={"application_name": "opensipspy", "client_encoding": "utf-8"},
+            server_settings={
+                "application_name": "opensipspy",
+                "client_encoding": "utf-8",
+                # So that it is known how a value within quotes is escaped, see `Database.backslashes`.
+                "standard_conforming_strings": "on",
+            },
         )
     except asyncpg.PostgresError as error:
         if str(error.sqlstate or "").startswith(GONE):

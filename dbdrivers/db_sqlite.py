@@ -256,6 +256,10 @@ class SqliteDatabase(Database):
             self._reader = None
         self._statements.clear()
 
+    @property
+    def backslashes(self) -> bool | None:
+        return False
+
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
         return await self._run(self._in_thread.raw, sql, bound_values(args))
 

@@ -395,6 +395,10 @@ class TextDatabase(Database):
         self._refresh(table)
         return self._query(sql, args)
 
+    @property
+    def backslashes(self) -> bool | None:
+        return False
+
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
         """SQL as SQLite has it. A table that it changes is written at the next dump."""
         memory = self._open()

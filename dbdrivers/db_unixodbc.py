@@ -147,6 +147,8 @@ def quoted(value: str) -> str:
 class OdbcText(SqlText):
     """Statements with the quotes that the driver asks for."""
 
+    backslashes = None
+
     def __init__(self, quote: str) -> None:
         self.quote = quote.strip()
 

@@ -118,6 +118,11 @@ class VirtualDatabase(Database):
     ) -> list[tuple[DbValue, ...]]:
         return await self._first(lambda database: database.select(table, columns, where, order, limit))
 
+    @property
+    def backslashes(self) -> bool | None:
+        kinds = {member.database.backslashes for member in self._set.members if member.database is not None}
+        return kinds.pop() if len(kinds) == 1 else None
+
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
         if self._set.mode == "PARALLEL" and sql.lstrip()[:6].lower() != "select":
             return await self._all(lambda database: database.raw(sql, args))

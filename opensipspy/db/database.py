@@ -153,6 +153,11 @@ class Database(ABC):
         self._writer: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
 
+    @property
+    def backslashes(self) -> bool | None:
+        """Whether a backslash within quotes of a raw statement is an escape; None where that is not known."""
+        return None
+
     # --- what a driver does
 
     @abstractmethod

@@ -136,6 +136,10 @@ class PooledDatabase(Database):
             return []
         return await self._run(lambda link: link.write(writes), False, f"{len(writes)} writes, {writes[0].table} first")
 
+    @property
+    def backslashes(self) -> bool | None:
+        return self._text.backslashes
+
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
         reads = sql.lstrip()[:6].lower() == "select"
         return await self._run(lambda link: link.raw(sql, args), reads, "a raw statement")

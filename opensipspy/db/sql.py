@@ -23,6 +23,8 @@ class SqlText:
     """Writes statements for one kind of back-end. The base class writes standard SQL with `?` for arguments."""
 
     quote = '"'
+    backslashes: bool | None = False
+    """See `Database.backslashes`."""
 
     def mark(self, number: int) -> str:
         """What stands for the argument of this number, counted from 1."""

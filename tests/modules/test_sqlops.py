@@ -329,6 +329,32 @@ def test_what_a_name_holds_is_not_expanded(play: Play, text: str) -> None:
 # --- raw statements
 
 
+@pytest.mark.parametrize(
+    "text", ["it's hers", "x' OR '1'='1", "x'; DELETE FROM people; --", "\\' OR 1=1 -- ", "$var(secret)"]
+)
+def test_what_a_caller_sends_stays_in_its_quotes(play: Play, file: Path, text: str) -> None:
+    """Unescaped, and escaped as the manual says, for MySQL; the plain form and async() alike."""
+    got = play(
+        """
+        $var(secret) = "anna";
+        sql_query("INSERT INTO people (note) VALUES ('$hdr(Subject)')");
+        sql_query("INSERT INTO people (note) VALUES ('$(hdr(Subject){s.escape.common})')");
+        sql_query_one(
+            "SELECT count(*) FROM people WHERE name='$hdr(Subject)' OR note='$(hdr(Subject){s.escape.common})'",
+            "$var(found)");
+        xlog("@ $rc $var(found)\n");
+        async(
+            sql_query_one("SELECT count(*) FROM people WHERE name='$hdr(Subject)' OR note='$hdr(Subject)'", "$var(n)"),
+            resume);
+        """,
+        routes='route[resume] { xlog("@ $rc $var(n)\n"); }',
+        user=subject(text.rstrip()),
+    )
+    assert got == ["1 2", "1 2"]
+    assert rows(file, "SELECT note FROM people WHERE id > 3") == [(text.rstrip(),)] * 2
+    assert len(rows(file, "SELECT id FROM people")) == 5
+
+
 def test_sql_query_fills_avps_with_the_first_row_on_top(play: Play) -> None:
     """The manual: one AVP for each row, the type from the column, NULL as "<null>"."""
     assert play("""

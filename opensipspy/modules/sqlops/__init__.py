@@ -5,8 +5,8 @@ statement's text, and the names of tables and columns are checked: a value from 
 does. Variables in the JSON of these functions are escaped where they stand in a string of it, and are checked where
 they stand outside (see `jsontext`): {s.escape.common}, which the manual asks for, does no harm there but is not needed.
 An argument with JSON that is NULL fails the function, it is not left out. What a variable given in place of a source,
-an AVP's name or a list of variables holds is never expanded. Only `sql_query()` and `sql_query_one()` take a statement
-as it is.
+an AVP's name or a list of variables holds is never expanded. `sql_query()` and `sql_query_one()` take a statement;
+what stands within quotes there is escaped as the database wants it (see `statement`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from opensipspy.modules.sqlops.parse import (
     row_of,
     variable_list,
 )
+from opensipspy.modules.sqlops.statement import Query, StatementText
 from opensipspy.script.declare import Catalogue
 from opensipspy.script.run import Run, Value, VarRef
 from opensipspy.sip import ParseError, parse_uri
@@ -122,6 +123,7 @@ DatabaseId = Annotated[int | None, Fixup("known_database", "int")]
 JsonParam = Annotated[Json, Fixup(JsonText, "string", takes_format=True)]
 OptionalJson = Annotated[Json | None, Fixup(JsonText, "string", takes_format=True)]
 OmittableJson = Annotated[Json | None, Omittable(), Fixup(JsonText, "string", takes_format=True)]
+QueryParam = Annotated[Query, Fixup(StatementText, "string", takes_format=True)]
 SourceParam = Annotated[Source, NoExpand(), Fixup("source", "string", at_call="source_given")]
 NameParam = Annotated[Name, NoExpand(), Fixup("avp_name", "string", at_call="avp_name_given")]
 NameOrSchemeParam = Annotated[
@@ -237,14 +239,14 @@ class Sqlops(Module):
     async def sql_query(
         self,
         run: Run,
-        query: str,
+        query: QueryParam,
         res_col_avps: AvpList = None,
         db_id: DatabaseId = None,
     ) -> int:
-        """Run a statement as it is; all rows go to AVPs, the first row on top, NULL as "<null>".
+        """Run a statement in the database's own language; all rows go to AVPs, the first row on top, NULL as "<null>".
 
-        Variables in the statement have to be escaped by the script ({s.escape.common}). Without res_col_avps the
-        columns go to $avp(1), $avp(2)... Returns 1, -2 without a row, -1 on failure.
+        A variable within quotes stays there, whatever it holds; others have to be checked by the script. Without
+        res_col_avps the columns go to $avp(1), $avp(2)... Returns 1, -2 without a row, -1 on failure.
         """
         return self._to_avps(run, await self._raw(query, db_id), res_col_avps)
 
@@ -252,22 +254,24 @@ class Sqlops(Module):
     async def sql_query_one(
         self,
         run: Run,
-        query: str,
+        query: QueryParam,
         res_col_vars: VariableList | None = None,
         db_id: DatabaseId = None,
     ) -> int:
-        """Run a statement as it is; the first row goes to variables, NULL as NULL.
+        """Run a statement in the database's own language; the first row goes to variables, NULL as NULL.
 
         There must be a variable for each column. Returns 1, -2 without a row, -1 on failure.
         """
         return self._to_variables(run, await self._raw(query, db_id), res_col_vars or [])
 
-    async def _raw(self, query: str | None, db_id: int | None) -> list[tuple[DbValue, ...]] | None:
-        if not query:
+    async def _raw(self, query: Query | None, db_id: int | None) -> list[tuple[DbValue, ...]] | None:
+        database = self._databases[db_id or 0]
+        sql = "" if query is None else query.text(database.backslashes)
+        if not sql:
             self.core.log.error("sqlops: the query is empty")
             return None
         try:
-            return await self._databases[db_id or 0].raw(query)
+            return await database.raw(sql)
         except DatabaseError as error:
             # The statement may hold what a caller sent: it stays out of the log.
             self.core.log.error("sqlops: query: %s", error)

@@ -88,8 +88,7 @@ def escaped_reader(spec: VarSpec) -> Reader:
     """How a variable within a string is read. The manual asks for {s.escape.common} there, which JSON of the C server
     takes away again: it is done without, as the value is escaped here."""
     read = spec.reader()
-    calls = spec.transformations
-    if not calls or f"{calls[-1].decl.cls}.{calls[-1].decl.name}" != ESCAPED:
+    if not is_escaped(spec):
         return read
 
     def plain(run: Run) -> Value:
@@ -97,6 +96,12 @@ def escaped_reader(spec: VarSpec) -> Reader:
         return None if value is None else s_unescape_common(value, [])
 
     return plain
+
+
+def is_escaped(spec: VarSpec) -> bool:
+    """Whether {s.escape.common} is the last that is done to a variable."""
+    calls = spec.transformations
+    return bool(calls) and f"{calls[-1].decl.cls}.{calls[-1].decl.name}" == ESCAPED
 
 
 def place_behind(text: str, inside: bool, valued: bool) -> tuple[bool, bool, bool]:
