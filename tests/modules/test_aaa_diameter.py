@@ -307,7 +307,7 @@ async def test_a_real_peer_answers_dies_and_answers_again(tmp_path: Path) -> Non
             await client.open("hss.t.test")
             shown = (client.core.status.group("aaa") or {})["hss.t.test"]
             code, avps = await client.send()
-            assert (code, shown.status, shown.details) == (1, 1, "connected")
+            assert (code, shown.status, shown.details) == (1, 1, "connected over TCP")
             assert {"Result-Code": 2001} in avps
             end(child)
             await until(lambda: not client.node.links)
@@ -589,7 +589,7 @@ async def test_leaving_says_goodbye() -> None:
     await asyncio.wait_for(other.node.wait_open("hss.t.test"), 10)
     await other.node.stop()
     await until(lambda: len(server.events) == 2)
-    assert server.events == [("sip.t.test", True, ""), ("sip.t.test", False, "it took leave")]
+    assert server.events == [("sip.t.test", True, "TCP"), ("sip.t.test", False, "it took leave")]
     await server.node.stop()
 
 

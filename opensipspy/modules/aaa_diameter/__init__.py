@@ -7,6 +7,10 @@ one of TLS (port 5658), for which `TLS_Cred = "CERTIFICATE", "KEY";` and `TLS_CA
 status report of the group `aaa` shows for each peer whether it is connected. Modules whose `aaa_url` is diameter:FILE
 (auth_aaa, acc, group, peering) share this peer.
 
+Where the kernel has SCTP (Linux: the module `sctp`), peers with No_TLS are connected over it, and over TCP when that
+does not come about; others connect to `Port` with either. `No_SCTP`, `No_TCP` and `Prefer_TCP` say otherwise, for all
+or within ConnectPeer; `SCTP_streams` is what an association is opened with. DTLS over SCTP is not provided.
+
 With several peers the one named by `peer_identity` is preferred, then their order in the file counts; a request whose
 peer is lost goes to the next. Origin-Host, Origin-Realm and Destination-Realm are added where a script leaves them out.
 """
@@ -200,11 +204,11 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         return self.core.spawn(work, name)
 
     def peer_changed(self, identity: str, is_open: bool, why: str) -> None:
-        text = "connected" if is_open else f"lost: {why}"
+        text = f"connected over {why}" if is_open else f"lost: {why}"
         self.core.status.set_status(STATUS_GROUP, CONNECTED if is_open else AWAY, text, identity)
         self.core.status.report(STATUS_GROUP, text, identity)
         if is_open and self._level < QUIET:
-            self.core.log.info("aaa_diameter: connected with %s", identity)
+            self.core.log.info("aaa_diameter: connected with %s over %s", identity, why)
         elif not is_open and self._level <= QUIET:
             self.core.log.warning("aaa_diameter: lost %s: %s", identity, why)
 

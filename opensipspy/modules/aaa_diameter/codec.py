@@ -218,6 +218,11 @@ class Framer:
     def __init__(self) -> None:
         self._kept = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """Octets of a message that is not complete yet."""
+        return len(self._kept)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that are complete now. DiameterError: no message can start here, the stream is lost."""
         kept = self._kept

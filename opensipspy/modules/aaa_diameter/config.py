@@ -1,7 +1,8 @@
 """The configuration file of the Diameter peer, in freeDiameter's syntax. Pure.
 
-Read are Identity, Realm, Port, SecPort, ListenOn, TLS_Cred, TLS_CA, TLS_CRL, TcTimer, TwTimer, ConnectPeer, and the
-list of a LoadExtension of acl_wl; what concerns SCTP, threads, or dictionaries of freeDiameter has no effect.
+Read are Identity, Realm, Port, SecPort, ListenOn, TLS_Cred, TLS_CA, TLS_CRL, TcTimer, TwTimer, No_TCP, No_SCTP,
+Prefer_TCP, SCTP_streams, ConnectPeer, and the list of a LoadExtension of acl_wl; what concerns threads, or dictionaries
+of freeDiameter has no effect.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ CONNECT_S: Final = 30.0
 WATCHDOG_S: Final = 30.0
 """TwTimer (RFC 3539 §3.4.1)."""
 LEAST_WATCHDOG_S: Final = 1
+STREAMS: Final = 30
+"""SCTP_streams of freeDiameter."""
+TCP: Final = "tcp"
+SCTP: Final = "sctp"
 
 _TOKEN: Final = re.compile(r'\s+|#[^\n]*|"((?:[^"\\\n]|\\.)*)"|([A-Za-z_][\w-]*)|(-?\d+)|([={};,:])')
 _IGNORED: Final = frozenset(
     (
-        "sctp_streams",
-        "no_sctp",
         "no_ip",
         "no_ipv6",
         "no_relay",
-        "prefer_tcp",
         "notls_old",
         "appservthreads",
         "routinginthreads",
@@ -41,7 +43,8 @@ _IGNORED: Final = frozenset(
         "processingpeersminimum",
     )
 )
-_PEER_IGNORED: Final = frozenset(["no_sctp", "no_ip", "no_ipv6", "prefer_tcp", "tls_prio"])
+_PEER_IGNORED: Final = frozenset(["no_ip", "no_ipv6", "tls_prio"])
+_FLAGS: Final = frozenset(["no_tcp", "no_sctp", "prefer_tcp"])
 
 
 class ConfigError(ValueError):
@@ -49,15 +52,20 @@ class ConfigError(ValueError):
 
 
 class PeerConfig:
-    """A peer to connect to. address: a name or an address. secure: only over TLS."""
+    """A peer to connect to. address: a name or an address. secure: only over TLS.
 
-    __slots__ = ("address", "connect_s", "identity", "port", "realm", "secure", "watchdog_s")
+    transports: what to connect with, TCP or SCTP, in this order. flags: what its entry says of that.
+    """
+
+    __slots__ = ("address", "connect_s", "flags", "identity", "port", "realm", "secure", "transports", "watchdog_s")
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
         self.address = identity
         self.port = DEFAULT_PORT
         self.secure = False
+        self.flags: set[str] = set()
+        self.transports: tuple[str, ...] = (TCP,)
         self.realm = ""
         self.connect_s = 0.0
         self.watchdog_s = 0.0
@@ -71,6 +79,8 @@ class Config:
         self.realm = ""
         self.port = DEFAULT_PORT
         self.secure_port = SECURE_PORT
+        self.flags: set[str] = set()
+        self.streams = STREAMS
         self.certificate = ""
         self.key = ""
         self.authorities = ""
@@ -81,6 +91,28 @@ class Config:
         self.peers: list[PeerConfig] = []
         self.allowed: list[str] = []
         self.allow_files: list[str] = []
+
+    @property
+    def tcp(self) -> bool:
+        """Whether to listen with TCP."""
+        return "no_tcp" not in self.flags
+
+    @property
+    def sctp(self) -> bool:
+        """Whether to listen with SCTP, where the kernel has it."""
+        return "no_sctp" not in self.flags
+
+    def transports(self, peer: PeerConfig) -> tuple[str, ...]:
+        """What a peer may be connected with, what is preferred first: SCTP, unless the file says otherwise."""
+        flags = self.flags | peer.flags
+        if {"no_tcp", "no_sctp"} <= flags:
+            raise ConfigError(f"{peer.identity}: No_TCP and No_SCTP leave nothing to connect with")
+        if peer.secure:
+            if "no_tcp" in flags:
+                raise ConfigError(f"{peer.identity}: TLS needs TCP (DTLS over SCTP is not provided): No_TLS is missing")
+            return (TCP,)
+        found = (TCP, SCTP) if "prefer_tcp" in flags else (SCTP, TCP)
+        return tuple(name for name in found if f"no_{name}" not in flags)
 
     def admits(self, identity: str, secure: bool = False) -> bool:
         """Whether a peer of this name may connect to us: one of ConnectPeer, or one that an acl_wl file lists."""
@@ -171,10 +203,17 @@ class _Reader:
                 config.connect_s = float(max(1, self._number()))
             elif name == "twtimer":
                 config.watchdog_s = float(max(LEAST_WATCHDOG_S, self._number()))
+            elif name == "sctp_streams":
+                config.streams = max(1, self._number(0xFFFF))
+            elif name in _FLAGS:
+                config.flags.add(name)
+                self._values()
             elif name in _IGNORED:
                 self._values()
             else:
                 raise ConfigError(f"line {self._line}: {word} is not known")
+        if not config.tcp and not config.sctp:
+            raise ConfigError("No_TCP and No_SCTP leave nothing to connect with")
         if not config.identity:
             raise ConfigError("Identity is needed")
         if not config.realm:
@@ -184,6 +223,7 @@ class _Reader:
         for peer in config.peers:
             if peer.secure and not (config.certificate and config.authorities):
                 raise ConfigError(f"{peer.identity} needs No_TLS, or TLS_Cred and TLS_CA")
+            peer.transports = config.transports(peer)
         return config
 
     def _files(self, count: int) -> list[str]:
@@ -214,6 +254,9 @@ class _Reader:
                     peer.watchdog_s = float(max(LEAST_WATCHDOG_S, self._number()))
                 elif word == "tls_old_method":
                     raise ConfigError(f"line {self._line}: TLS after the capabilities exchange is not provided")
+                elif word in _FLAGS:
+                    peer.flags.add(word)
+                    self._values()
                 elif word in _PEER_IGNORED:
                     self._values()
                 else:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
+from opensipspy.modules.aaa_diameter import sctp
 from opensipspy.modules.aaa_diameter.codec import (
     CAPABILITIES_EXCHANGE,
     DEVICE_WATCHDOG,
@@ -38,11 +41,11 @@ from opensipspy.modules.aaa_diameter.codec import (
     decode_avps,
     encode,
 )
-from opensipspy.modules.aaa_diameter.config import Config, PeerConfig
+from opensipspy.modules.aaa_diameter.config import SCTP, TCP, Config, PeerConfig
 from opensipspy.modules.aaa_diameter.dictionary import Dictionary
 from opensipspy.modules.aaa_diameter.tls import Tls, names_identity
+from opensipspy.modules.aaa_diameter.wire import TcpWire, Wire
 
-READ_SIZE: Final = 65536
 HANDSHAKE_S: Final = 10.0
 """How long a new connection has until capabilities are exchanged."""
 GOODBYE_S: Final = 1.0
@@ -55,6 +58,8 @@ MAX_WRITE: Final = 4 << 20
 """Octets waiting to leave on one connection; a peer that reads no more is lost."""
 MAX_INCOMING: Final = 256
 """Connections that others made to us."""
+ACCEPT_PAUSE_S: Final = 1.0
+"""How long no connection is taken after the system had no room for one."""
 HELD_S: Final = 120.0
 """How long a request of a peer may wait for its answer."""
 MAX_HELD: Final = 10_000
@@ -122,15 +127,13 @@ class Owner(ABC):
 
     @abstractmethod
     def peer_changed(self, identity: str, is_open: bool, why: str) -> None:
-        """A peer can be used, or no more."""
+        """A peer can be used, or no more. why: for what reason no more; what it is connected over."""
 
 
 class Link:
     """One connection to a peer. identity: "" until the peer has said it. suspect: the watchdog has no answer yet."""
 
-    def __init__(
-        self, node: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: PeerConfig | None
-    ) -> None:
+    def __init__(self, node: Node, wire: Wire, peer: PeerConfig | None) -> None:
         self.node = node
         self.peer = peer
         self.identity = ""
@@ -141,31 +144,26 @@ class Link:
         self.pending: dict[int, Pending] = {}
         self.why = "it closed the connection"
         self.stay_away = False
-        self._reader = reader
-        self._writer = writer
+        self.wire = wire
         self._framer = Framer()
         self._messages: list[bytes] = []
         self._heard = 0.0
         self._waiting = False
         self._watchdog: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
-        address = writer.get_extra_info("peername") or ("an unknown address",)
-        self.address = str(address[0])
-        self.secure = writer.get_extra_info("ssl_object") is not None
+        self.address = wire.address
+        self.secure = wire.secure
 
     def certified(self) -> bool:
         """Whether the certificate that a peer showed over TLS is that of the identity it has said (§13.1)."""
-        return not self.secure or names_identity(self._writer.get_extra_info("peercert"), self.identity)
+        return not self.secure or names_identity(self.wire.certificate, self.identity)
 
     # --- what goes out
 
     def send(self, message: Message) -> None:
         """Put a message on the wire. DiameterError when it cannot be one."""
-        data = encode(message)
-        if self._writer.is_closing():
-            return
-        self._writer.write(data)
-        if self._writer.transport.get_write_buffer_size() > MAX_WRITE:
+        self.wire.write(encode(message))
+        if self.wire.waiting() > MAX_WRITE:
             self.close("it reads no more")
 
     def close(self, why: str) -> None:
@@ -175,7 +173,7 @@ class Link:
             self._gone.set()
             if self._watchdog is not None:
                 self._watchdog.cancel()
-            self._writer.transport.abort()
+            self.wire.abort()
 
     async def closed(self) -> None:
         """Returns when the connection is over."""
@@ -186,10 +184,12 @@ class Link:
     async def next(self) -> Message:
         """The next message. DiameterError for octets that are none, EOFError at the end."""
         while not self._messages:
-            data = await self._reader.read(READ_SIZE)
+            data = await self.wire.read()
             if not data:
                 raise EOFError
             self._messages = self._framer.feed(data)
+            if self.wire.whole and self._framer.waiting:
+                raise DiameterError("half a message")
             self._messages.reverse()
         self._heard = self.node.now()
         return decode(self._messages.pop())
@@ -198,9 +198,18 @@ class Link:
         """Handle messages of an open connection until it ends."""
         self._heard = self.node.now()
         self._arm()
+        said = False
+        if self.peer is not None:
+            # Its answer to our capabilities has shown it; who was called waits for what comes next (§2.1.1).
+            said = True
+            self.wire.heard()
         try:
             while not self._gone.is_set():
-                self.node.take(self, await self.next())
+                message = await self.next()
+                if not said:
+                    said = True
+                    self.wire.heard()
+                self.node.take(self, message)
         except DiameterError as error:
             self.close(f"it sent garbage: {error}")
         except (EOFError, OSError):
@@ -263,6 +272,8 @@ class Node:
         self._end = random.getrandbits(20)
         self._tls = tls
         self._servers: list[asyncio.Server] = []
+        self._listening: list[socket.socket] = []
+        self._has_sctp = False
         self._tasks: list[asyncio.Task[None]] = []
         self._incoming: set[Link] = set()
         self._calling: set[str] = set()
@@ -275,10 +286,18 @@ class Node:
 
     async def start(self) -> None:
         """Listen, and begin to connect; does not wait for peers. OSError when the port is taken."""
-        if self.config.port or self.config.listen_on:
+        wants = [peer.identity for peer in self.config.peers if SCTP in peer.transports]
+        listens = bool(self.config.port or self.config.listen_on)
+        self._has_sctp = sctp.available()
+        if not self._has_sctp and (wants or (listens and self.config.sctp)):
+            self.log.info("aaa_diameter: this kernel has no SCTP (Linux: load its module sctp); TCP is used instead")
+        if listens:
             hosts = self.config.listen_on or None
-            self._servers.append(await asyncio.start_server(self._accepted, hosts, self.config.port))
-            self.port = int(self._servers[0].sockets[0].getsockname()[1])
+            if self.config.tcp:
+                self._servers.append(await asyncio.start_server(self._accepted, hosts, self.config.port))
+                self.port = int(self._servers[0].sockets[0].getsockname()[1])
+            if self.config.sctp and (self._has_sctp or not self.config.tcp):
+                self._listen_sctp()
         if self._tls is not None and self.config.secure_port:
             hosts, port = self.config.listen_on or None, self.config.secure_port
             self._servers.append(
@@ -289,11 +308,44 @@ class Node:
         for peer in self.config.peers:
             self._tasks.append(self._owner.spawn(self._keep(peer), f"diameter peer {peer.identity}"))
 
+    def _listen_sctp(self) -> None:
+        for address in self.config.listen_on or ("0.0.0.0", "::"):
+            try:
+                made = sctp.listen(address, self.port or self.config.port, self.config.streams)
+            except OSError as error:
+                if address == "::" and not self.config.listen_on:
+                    # As with TCP, a system without IPv6 is listened on without.
+                    self.log.info("aaa_diameter: SCTP: no listening on ::: %s", error)
+                    continue
+                raise
+            self._listening.append(made)
+            self.port = self.port or int(made.getsockname()[1])
+            self._admit(made)
+
+    def _admit(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening.fileno(), self._accept_sctp, listening)
+
+    def _accept_sctp(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            wire = sctp.accept(listening)
+        except OSError as error:
+            self.log.error("aaa_diameter: SCTP: no connection can be taken: %s", error)
+            loop.remove_reader(listening.fileno())
+            loop.call_later(ACCEPT_PAUSE_S, self._admit, listening)
+            return
+        if wire is not None:
+            self._owner.spawn(self._taken(wire), f"diameter connection of {wire.address}")
+
     async def stop(self) -> None:
         """Take leave of all peers (§5.4) and close everything."""
         self._stopping = True
         for server in self._servers:
             server.close()
+        for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+            listening.close()
         goodbyes = []
         for link in list(self.links.values()):
             request = self.base_request(DISCONNECT_PEER)
@@ -356,11 +408,7 @@ class Node:
                 context = self._tls.client if peer.secure and self._tls is not None else None
                 if peer.secure and context is None:
                     raise OSError("there is no certificate for TLS")
-                name = peer.identity if context is not None else None
-                reader, writer = await asyncio.open_connection(
-                    peer.address, peer.port, ssl=context, server_hostname=name
-                )
-                link = Link(self, reader, writer, peer)
+                link = Link(self, await self._reach(peer, context), peer)
                 try:
                     return await self._introduce(link, peer)
                 except BaseException:
@@ -368,6 +416,23 @@ class Node:
                     raise
             finally:
                 self._calling.discard(peer.identity.lower())
+
+    async def _reach(self, peer: PeerConfig, context: ssl.SSLContext | None) -> Wire:
+        """A connection with a peer, by the first of its transports that comes about."""
+        failures = []
+        for name in peer.transports:
+            try:
+                if name == SCTP:
+                    if not self._has_sctp and TCP in peer.transports:
+                        continue
+                    return await sctp.connect(peer.address, peer.port, self.config.streams)
+                identity = peer.identity if context is not None else None
+                return TcpWire(
+                    *await asyncio.open_connection(peer.address, peer.port, ssl=context, server_hostname=identity)
+                )
+            except OSError as error:
+                failures.append(error.strerror or str(error))
+        raise OSError("; ".join(failures))
 
     async def _introduce(self, link: Link, peer: PeerConfig) -> Link | None:
         request = self.base_request(CAPABILITIES_EXCHANGE)
@@ -395,10 +460,13 @@ class Node:
     # --- connections others make
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._taken(TcpWire(reader, writer))
+
+    async def _taken(self, wire: Wire) -> None:
         if self._stopping or len(self._incoming) >= MAX_INCOMING:
-            writer.transport.abort()
+            wire.abort()
             return
-        link = Link(self, reader, writer, None)
+        link = Link(self, wire, None)
         self._incoming.add(link)
         task = asyncio.current_task()
         if task is not None:
@@ -441,7 +509,7 @@ class Node:
         if result != SUCCESS:
             self.log.warning("aaa_diameter: refused peer %r from %s with %d", name[:200], link.address, result)
             with contextlib.suppress(OSError):
-                await link._writer.drain()
+                await link.wire.drain()
             return False
         return True
 
@@ -461,7 +529,7 @@ class Node:
         """An open connection, from the first to the last message."""
         self.links[link.identity] = link
         link.is_open = True
-        self._owner.peer_changed(link.identity, True, "")
+        self._owner.peer_changed(link.identity, True, link.wire.kind)
         self._changed.set()
         try:
             await link.serve()
@@ -476,9 +544,8 @@ class Node:
 
     def _capabilities(self, link: Link) -> list[Avp]:
         make = self.dictionary.make
-        local = link._writer.get_extra_info("sockname") or ("127.0.0.1",)
         found = [
-            make("Host-IP-Address", str(ip_address(str(local[0]).partition("%")[0]))),
+            make("Host-IP-Address", str(ip_address(link.wire.local.partition("%")[0]))),
             make("Vendor-Id", 0),
             make("Product-Name", PRODUCT),
             make("Origin-State-Id", self._state_id),
