@@ -45,7 +45,7 @@ from opensipspy.sip.tables import (
     SPELLINGS,
     header_kind,
 )
-from opensipspy.sip.text import SPACES, find_unquoted, is_token, number, small_number
+from opensipspy.sip.text import SPACES, USUAL_NUMBERS, find_unquoted, is_token, number, small_number
 from opensipspy.sip.uri import Uri, parse_uri
 from opensipspy.sip.via import Via, broken_via_in, via_in, vias_in
 
@@ -53,6 +53,10 @@ ABSENT: Final = -1
 _UNREAD: Final = -2
 _SPACE: Final = 32
 _AFTER_NAME: Final = ": \t"
+# More than Max-Forwards can say.
+_TOO_MANY: Final = 256
+# What stands once in every message, as bits.
+_ONCE: Final = 1 << H_FROM | 1 << H_TO | 1 << H_CALL_ID | 1 << H_CSEQ
 _HIGHEST_CSEQ: Final = 2147483647
 _HIGHEST_32: Final = 4294967295
 
@@ -319,21 +323,6 @@ class Message:
         """True when a header of the kind is there."""
         return kind in self._kinds
 
-    @property
-    def has_all_mandatory(self) -> bool:
-        """True when From, To, Call-ID and CSeq are there."""
-        firsts = self._firsts
-        if not firsts and self._kinds:
-            _read_headers(self)  # after `forget_parsed`
-            firsts = self._firsts
-        return (
-            bool(firsts)
-            and firsts[H_FROM] >= 0
-            and firsts[H_TO] >= 0
-            and firsts[H_CALL_ID] >= 0
-            and firsts[H_CSEQ] >= 0
-        )
-
     def count(self, kind: int) -> int:
         """How many header fields of the kind there are; the elements of one comma list count once."""
         return self._kinds.count(kind)
@@ -460,12 +449,57 @@ class Message:
     @property
     def from_tag(self) -> str:
         """The tag of From, "" for none."""
-        return self.from_.tag
+        found = self._from
+        return self.from_.tag if found is None else found.tag
 
     @property
     def to_tag(self) -> str:
         """The tag of To, "" for none."""
-        return self.to.tag
+        found = self._to
+        return self.to.tag if found is None else found.tag
+
+    def read_usual(self) -> bool:
+        """Parse at once what every message is judged and matched by: Via, From, To, Call-ID, CSeq and Max-Forwards.
+
+        False when one of them but Max-Forwards is missing, there more than once, or not written as nearly everybody
+        does; it is then parsed, and refused or not, when it is asked for.
+        """
+        firsts = self._firsts
+        if not firsts or self._repeated & _ONCE or self._flat is not self.head:
+            return False
+        plain = self._plain
+        starts = self._starts
+        widths = self._widths
+        head = self.head
+        via = firsts[H_VIA]
+        sender = firsts[H_FROM]
+        to = firsts[H_TO]
+        call_id = firsts[H_CALL_ID]
+        if via < 0 or sender < 0 or to < 0 or call_id < 0:
+            return False
+        try:
+            start = starts[via] + widths[via]
+            end = starts[via + 1] - 2
+            if not plain:
+                self.via  # noqa: B018
+            elif self._via is None and head.find(",", start, end) < 0:
+                self._via = via_in(head, start, end, self.memo, True)
+            self._from = name_addr_in(head, starts[sender] + widths[sender], starts[sender + 1] - 2, plain)
+            self._to = name_addr_in(head, starts[to] + widths[to], starts[to + 1] - 2, plain)
+            if self._cseq_number == _UNREAD:
+                self._read_cseq()
+        except ParseError:
+            return False
+        text = head[starts[call_id] + widths[call_id] : starts[call_id + 1] - 2]
+        if not text or " " in text or (not plain and "\t" in text):
+            return False
+        self._call_id = text
+        place = firsts[H_MAX_FORWARDS]
+        if place >= 0:
+            hops = USUAL_NUMBERS.get(head[starts[place] + widths[place] : starts[place + 1] - 2], _TOO_MANY)
+            if hops < _TOO_MANY:
+                self._max_forwards = hops
+        return self._via is not None
 
     @property
     def call_id(self) -> str:
@@ -480,16 +514,23 @@ class Message:
         index = self._index(H_CSEQ)
         if index < 0:
             raise ParseError("no CSeq")
-        start, end = self._value_range(index)
         text = self._flat
-        space = text.find(" ", start, end)
-        method = text[space + 1 : end]
-        found = small_number(text, start, space) if space > 0 else ABSENT
+        starts = self._starts
+        start = starts[index] + self._widths[index]
+        end = starts[index + 1] - 2
+        digits, _, method = text[start:end].partition(" ")
+        found = USUAL_NUMBERS.get(digits, ABSENT)
+        if found < 0:
+            start, end = self._value_range(index)
+            space = text.find(" ", start, end)
+            method = text[space + 1 : end]
+            found = small_number(text, start, space) if space > 0 else ABSENT
         if found >= 0 and (method == self.method or method in METHOD_IDS):
             # One text for both, in a request that waits for its answer.
             self._cseq_method = self.method if method == self.method else method
             self._cseq_number = found
             return
+        space = text.find(" ", start, end)
         digits = text[start:space] if space > 0 else ""
         if not digits.isdigit() or (method != self.method and method not in METHOD_IDS):
             # More white space, or a method of its own.
@@ -787,14 +828,13 @@ def _read_lines(msg: Message, lines: list[str]) -> bool:
 def _has_layout(msg: Message, lines: list[str], layout: Layout) -> bool:
     """Note the headers if they have the same names as those of an earlier message, spelled alike."""
     names = layout.names
-    if len(names) != len(lines) - 1 or len(names) > msg.limits.headers:
+    if len(names) != len(lines) or len(names) > msg.limits.headers + 1:
         return False
-    position = len(lines[0]) + 2
-    starts = [position]
-    for i in range(len(names)):
-        line = lines[i + 1]
+    starts: list[int] = []
+    position = 0
+    for line, name in zip(lines, names):  # noqa: B905 - of one length; compiled without an object for each pair
         # Up to its colon a line says which header it is; a folded one starts with no name.
-        if not line.startswith(names[i]):
+        if not line.startswith(name):
             return False
         position += len(line) + 2
         starts.append(position)
@@ -813,7 +853,7 @@ def _read_names(msg: Message, lines: list[str], purpose: int) -> bool:
     kinds: list[int] = []
     widths: list[int] = []
     starts: list[int] = []
-    names: list[str] = []
+    names: list[str] = [""]
     firsts = list(_NOT_FOUND)
     repeated = 0
     position = len(lines[0]) + 2
@@ -889,7 +929,13 @@ def _odd_name(line: str, colon: int, position: int) -> int:
 def _read_body(msg: Message) -> None:
     """Cut the body to Content-Length (RFC 3261 §18.3)."""
     if msg._firsts[H_CONTENT_LENGTH] >= 0:
-        length = msg.content_length
+        place = msg._firsts[H_CONTENT_LENGTH]
+        text = msg.head[msg._starts[place] + msg._widths[place] : msg._starts[place + 1] - 2]
+        length = USUAL_NUMBERS.get(text, ABSENT)
+        if length >= 0:
+            msg._content_length = length
+        else:
+            length = msg.content_length
         if msg._repeated >> H_CONTENT_LENGTH & 1:
             for header in msg.all(H_CONTENT_LENGTH):
                 if number(header.value, _HIGHEST_32, "Content-Length", header.value_start) != length:

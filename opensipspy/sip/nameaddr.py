@@ -38,17 +38,28 @@ class NameAddr:
         "uri_start",
     )
 
-    def __init__(self, start: int, end: int) -> None:
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        text: str,
+        uri: str = "",
+        uri_start: int = 0,
+        uri_end: int = 0,
+        params: str = "",
+        tag: str = "",
+        bracketed: bool = False,
+    ) -> None:
         self.start: int = start
         self.end: int = end
-        self.text: str = ""
+        self.text: str = text
         self.display: str = ""
-        self.uri: str = ""
-        self.uri_start: int = start
-        self.uri_end: int = end
-        self.params: str = ""
-        self.tag: str = ""
-        self.bracketed: bool = False
+        self.uri: str = uri
+        self.uri_start: int = uri_start
+        self.uri_end: int = uri_end
+        self.params: str = params
+        self.tag: str = tag
+        self.bracketed: bool = bracketed
         self._params: list[str] | None = None
 
     def __str__(self) -> str:
@@ -115,40 +126,44 @@ def parse_q(text: str) -> int:
     return value if value <= 1000 else -1
 
 
-def _read_plain(found: NameAddr, whole: str) -> bool:
-    """Read `<uri>` or `<uri>;tag=x`, which nearly every From and To is; False when it is more than that."""
-    close = whole.find(">", 1)
-    if close < 2 or whole.find("<", 1, close) >= 0:
-        return False
+def _usual(text: str, start: int, end: int) -> NameAddr | None:
+    """`<uri>` or `<uri>;tag=x`, which nearly every From and To is; None for everything else. No quote and no tab is in
+    the range."""
+    whole = text[start:end]
+    if " " in whole or ord(whole[0]) != _ANGLE:
+        return None
+    close = whole.find(">")
+    uri = whole[1:close]
+    if close < 2 or "<" in uri:
+        return None
     params = whole[close + 1 :]
+    tag = ""
     if params:
         tag = params[5:]
         if not params.startswith(_TAG) or not is_token(tag):
-            return False
-        found.tag = tag
-        found.params = params
-    found.bracketed = True
-    found.uri = whole[1:close]
-    found.uri_start = found.start + 1
-    found.uri_end = found.start + close
-    return True
+            return None
+    return NameAddr(start, end, whole, uri, start + 1, start + close, params, tag, True)
 
 
 def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAddr:
-    """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`. plain: there is no quote and no
-    tab in it."""
+    """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`, and white space around it.
+    plain: there is no quote and no tab in it."""
+    if plain and start < end:
+        usual = _usual(text, start, end)
+        if usual is not None:
+            return usual
     while start < end and text[start] in SPACES:
         start += 1
     while end > start and text[end - 1] in SPACES:
         end -= 1
-    found = NameAddr(start, end)
     if start == end:
         raise ParseError("empty address", start)
     whole = text[start:end]
-    found.text = whole
-    usual = ord(whole[0]) == _ANGLE and " " not in whole and (plain or ('"' not in whole and "\t" not in whole))
-    if usual and _read_plain(found, whole):
-        return found
+    if '"' not in whole and "\t" not in whole:
+        usual = _usual(text, start, end)
+        if usual is not None:
+            return usual
+    found = NameAddr(start, end, whole, "", start, end)
     angle = text.find("<", start, end)
     if text[start] == '"':
         after = skip_quoted(text, start, end)

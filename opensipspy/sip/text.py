@@ -18,6 +18,8 @@ SPACES: Final = " \t\r\n"
 _USUAL_NAMES: Final = frozenset(
     ("branch", "rport", "received", "tag", "lr", "transport", "expires", "q", "ftag", "r2", "user", "maddr", "alias")
 )
+# What Max-Forwards, CSeq and Content-Length mostly say.
+USUAL_NUMBERS: Final = {str(value): value for value in range(1500)}
 
 
 def is_token(text: str) -> bool:
@@ -50,6 +52,9 @@ def number(text: str, highest: int, what: str, offset: int = 0) -> int:
 
 def small_number(text: str, start: int, end: int) -> int:
     """The number of one to nine digits that a range of a text is, -1 when it is anything else."""
+    digits = text[start:end]
+    if digits in USUAL_NUMBERS:
+        return USUAL_NUMBERS[digits]
     if not 0 < end - start < 10:
         return -1
     value = 0

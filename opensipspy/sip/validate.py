@@ -17,9 +17,8 @@ from opensipspy.sip.tables import (
     M_OTHER,
 )
 
-# What stands exactly once in every message, and the bits of these kinds.
+# What stands exactly once in every message.
 _MANDATORY: Final = (H_FROM, H_TO, H_CALL_ID, H_CSEQ)
-_ONCE: Final = 1 << H_FROM | 1 << H_TO | 1 << H_CALL_ID | 1 << H_CSEQ
 
 
 def validate_request(msg: Message) -> None:
@@ -41,23 +40,13 @@ def validate_request(msg: Message) -> None:
 
 
 def _check_request(msg: Message) -> None:
-    msg.via  # noqa: B018 - parsed here so that nothing later meets a broken one
-    repeated = msg._repeated
-    if repeated & _ONCE or not msg.has_all_mandatory:
-        for kind in _MANDATORY:
-            if not msg.has(kind):
-                raise ParseError("no " + HEADER_NAMES[kind])
-            if repeated >> kind & 1:
-                raise ParseError("more than one " + HEADER_NAMES[kind])
-    if not msg.call_id:
-        raise ParseError("Call-ID is empty")
-    msg.from_  # noqa: B018
-    msg.to  # noqa: B018
+    if not msg.read_usual():
+        _check_mandatory(msg)
     if msg.cseq_method != msg.method:
         # RFC 4475 §3.1.2.18: a method that nobody knows is refused as such.
         status = 501 if msg.method_id == M_OTHER else 400
         raise ParseError("method of CSeq is not the method of the request", 0, status)
-    if repeated >> H_MAX_FORWARDS & 1:
+    if msg._repeated >> H_MAX_FORWARDS & 1:
         raise ParseError("more than one Max-Forwards")
     msg.max_forwards  # noqa: B018
     uri = msg.uri
@@ -69,14 +58,27 @@ def _check_request(msg: Message) -> None:
         raise ParseError("unsupported URI scheme", msg.ruri_start, 416)
 
 
+def _check_mandatory(msg: Message) -> None:
+    msg.via  # noqa: B018 - parsed here so that nothing later meets a broken one
+    for kind in _MANDATORY:
+        if not msg.has(kind):
+            raise ParseError("no " + HEADER_NAMES[kind])
+        if msg._repeated >> kind & 1:
+            raise ParseError("more than one " + HEADER_NAMES[kind])
+    if not msg.call_id:
+        raise ParseError("Call-ID is empty")
+    msg.from_  # noqa: B018
+    msg.to  # noqa: B018
+
+
 def validate_reply(msg: Message) -> None:
     """Check the headers that a reply is matched by; ParseError, whose status is always DROP."""
+    if msg.read_usual():
+        return
     try:
-        repeated = msg._repeated
-        if repeated & _ONCE or not msg.has_all_mandatory:
-            for kind in _MANDATORY:
-                if repeated >> kind & 1 or not msg.has(kind):
-                    raise ParseError("not exactly one " + HEADER_NAMES[kind])
+        for kind in _MANDATORY:
+            if msg._repeated >> kind & 1 or not msg.has(kind):
+                raise ParseError("not exactly one " + HEADER_NAMES[kind])
         msg.via  # noqa: B018
         msg.from_  # noqa: B018
         msg.to  # noqa: B018

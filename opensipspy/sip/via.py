@@ -76,16 +76,21 @@ class Via:
 
 def via_in(text: str, start: int, end: int, memo: Memo | None = None, plain: bool = False) -> Via:
     """Parse one via-parm in a range of a text. plain: there is no quote and no tab in it."""
-    while start < end and text[start] in SPACES:
-        start += 1
-    while end > start and text[end - 1] in SPACES:
-        end -= 1
     via = Via(start, end)
     semicolon = text.find(";", start, end)
     stop = end if semicolon < 0 else semicolon
-    sent = text[start:stop]
-    hop = memo.hops.get(sent) if memo is not None else None
+    hop = memo.hops.get(text[start:stop]) if memo is not None else None
     if hop is None:
+        while start < end and text[start] in SPACES:
+            start += 1
+        while end > start and text[end - 1] in SPACES:
+            end -= 1
+        via.start = start
+        via.end = end
+        via.params_start = end
+        if semicolon < 0:
+            stop = end
+        sent = text[start:stop]
         after = _protocol(via, text, start, end)
         # What stands before the white space holds no semicolon.
         hop = _hop(via.transport, text, after + 1, stop)
@@ -103,6 +108,10 @@ def via_in(text: str, start: int, end: int, memo: Memo | None = None, plain: boo
             # Nothing but a branch.
             via.branch = branch
         else:
+            while text[end - 1] in SPACES:
+                end -= 1
+            via.end = end
+            via.params = text[semicolon:end]
             _read_params(via, semicolon)
     return via
 

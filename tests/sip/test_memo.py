@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensipspy.sip import Memo, Message, ParseError, parse_message
+from opensipspy.sip import H_CALL_ID, H_CSEQ, H_FROM, H_TO, Memo, Message, ParseError, parse_message
 from opensipspy.sip.memo import MOST_ALIKE, MOST_HOPS, MOST_LAYOUTS, MOST_ORDERS
 from opensipspy.sip.uri import LONGEST_KEPT
 from tests.sip.samples import HERE, THERE, request
@@ -89,7 +89,7 @@ def understood(memo: Memo | None, data: bytes) -> object:
         return error.reason, error.offset, error.status
     headers = [(h.kind, h.name, h.value, h.start, h.value_start, h.value_end, h.end) for h in msg.headers]
     found = [(first.start, msg.count(kind)) for kind in range(256) if (first := msg.first(kind)) is not None]
-    return headers, found, msg.flat, msg.has_all_mandatory, msg.starts()
+    return headers, found, msg.flat, msg.starts()
 
 
 @given(st.lists(heads, max_size=6), heads)
@@ -119,3 +119,89 @@ def test_messages_of_one_layout_share_what_is_known_of_it_as_far_as_it_is_bounde
         data = b"\r\n".join([lines[0], *more, *lines[1:]])
         one, other = parse_with(memo, data), parse_with(memo, data)
         assert one._widths is not other._widths
+
+
+ROUTING_VALUES = (
+    " SIP/2.0/UDP 192.0.2.9;branch=z9hG4bK1",
+    "  SIP/2.0/UDP 192.0.2.9:40000 ; branch=z9hG4bK1;rport \t",
+    " SIP/2.0/UDP 192.0.2.9;branch=z9hG4bK1  ",
+    " SIP/2.0/UDP 192.0.2.9;branch=z9hG4bK1,SIP/2.0/TCP b.example.com",
+    ' SIP/2.0/UDP 192.0.2.9;x="a,b";branch=z9hG4bK1',
+    " SIP/2.0/UDP",
+    " <sip:a@example.com>;tag=1",
+    "<sip:a@example.com>",
+    "   <sip:a@example.com>;tag=1  ",
+    ' "A, <b>" <sip:a@example.com>;tag=1',
+    " <sip:a@<b>>;tag=1",
+    " <sip:a@example.com>;tag=a b",
+    " <>",
+    " sip:a@example.com;tag=2",
+    "\tc1@example.com ",
+    " c 1",
+    " 1 OPTIONS",
+    " 0007  OPTIONS",
+    " 12345 INVITE\t",
+    " 99999999999 OPTIONS",
+    " 70",
+    " 256",
+    "  08 ",
+    "",
+)
+WANTED = {
+    "Via": (0, 5),
+    "From": (6, 13),
+    "To": (6, 13),
+    "Call-ID": (14, 15),
+    "CSeq": (16, 19),
+    "Max-Forwards": (20, 22),
+}
+"""Which of these values belong to which header."""
+
+
+def values_of(name: str) -> st.SearchStrategy[str]:
+    first, last = WANTED[name]
+    fitting = st.sampled_from(ROUTING_VALUES[first : last + 1])
+    return st.one_of(fitting, fitting, fitting, st.sampled_from(ROUTING_VALUES)).map(lambda value: f"{name}:{value}")
+
+
+usual_lines = st.tuples(*(values_of(name) for name in WANTED)).map(list)
+more_lines = st.lists(st.sampled_from(list(WANTED)).flatmap(values_of), max_size=2)
+routing_lines = st.tuples(usual_lines, more_lines).flatmap(lambda it: st.permutations(it[0] + it[1]))
+routing_heads = st.tuples(st.sampled_from(START_LINES), routing_lines).map(
+    lambda it: "\r\n".join((it[0], *it[1], "", ""))
+)
+
+
+def asked(msg: Message, name: str) -> object:
+    try:
+        found = getattr(msg, name)
+    except ParseError as error:
+        return error.reason, error.offset, error.status
+    places = getattr(found, "start", 0), getattr(found, "end", 0), getattr(found, "uri_start", 0)
+    return repr(found), places, getattr(found, "uri_end", 0), getattr(found, "tag", ""), getattr(found, "rport", 0)
+
+
+@given(st.lists(routing_heads, max_size=3), routing_heads)
+def test_what_is_read_at_once_is_what_would_be_read_one_by_one(before: list[str], head: str) -> None:
+    """RFC 3261 §8.1.1: what every message must have, in the usual writing and in others that are legal or broken."""
+    memo = Memo()
+    messages: list[Message] = []
+    for text in (*before, head, head):
+        try:
+            messages.append(parse_with(memo, text.encode()))
+        except ParseError:
+            continue
+        usual = messages[-1].read_usual()
+    if len(messages) < 2:
+        return
+    lazy, eager = messages[-2:]
+    if (lazy.head, eager.head) != (head, head):
+        return
+    lazy.forget_parsed()
+    lazy._cseq_number, lazy._max_forwards = -2, -2
+    names = ("via", "from_", "to", "call_id", "cseq_number", "cseq_method", "max_forwards", "content_length")
+    assert {name: asked(eager, name) for name in names} == {name: asked(lazy, name) for name in names}
+    if usual:
+        assert all(eager.count(kind) == 1 for kind in (H_FROM, H_TO, H_CALL_ID, H_CSEQ))
+        assert eager.call_id
+        assert eager.via.host
