@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final, Protocol, cast
 
-from opensipspy.aaa import AaaClient, AaaError, AaaReply, AaaValue, Attributes
+from opensipspy.aaa import AaaClient, AaaError, AaaReply, AaaValue, Attributes, Ticket
 from opensipspy.dbdrivers.aaa_radius import packet
 from opensipspy.dbdrivers.aaa_radius.config import Config, ServerConfig
 from opensipspy.dbdrivers.aaa_radius.dictionary import Dictionary
@@ -195,7 +195,9 @@ class RadiusClient(AaaClient):
             raise AaaError(f"the server answered with the unexpected code {reply[0]}")
         return self._reply(reply, packet.ACCESS_ACCEPT)
 
-    async def account(self, attributes: Attributes) -> AaaReply:
+    async def account(self, attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
+        # RFC 2866 has no mark of a copy: servers tell it by Acct-Session-Id, Acct-Status-Type and Event-Timestamp,
+        # which are the same again.
         given = {name.lower() for name, _ in attributes}
         clock = asyncio.get_running_loop().time
         delays = [value for name, value in attributes if name.lower() == DELAY.lower()]
@@ -257,7 +259,7 @@ class RadiusClient(AaaClient):
             server.dead_until = 0.0
             self._tell(server, lost=False)
             return reply
-        raise AaaError("no RADIUS server answers", transient=True)
+        raise AaaError("no RADIUS server answers", transient=True, sent=True)
 
     def _tell(self, server: Server, lost: bool, reason: str = "") -> None:
         if server.lost != lost or not server.known:

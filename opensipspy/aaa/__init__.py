@@ -1,6 +1,6 @@
 """AAA servers (RADIUS, Diameter): what modules ask of them, whatever the protocol."""
 
-from .client import AaaClient, AaaDriver, AaaError, AaaReply, AaaValue, Attributes, open_client
+from .client import AaaClient, AaaDriver, AaaError, AaaReply, AaaValue, Attributes, Ticket, open_client
 from .sip_avp import sip_avps
 from .values import VALUES
 
@@ -12,6 +12,7 @@ __all__ = [
     "AaaReply",
     "AaaValue",
     "Attributes",
+    "Ticket",
     "open_client",
     "sip_avps",
 ]

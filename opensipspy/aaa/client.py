@@ -15,11 +15,25 @@ Attributes = Sequence[tuple[str, AaaValue]]
 
 
 class AaaError(Exception):
-    """No answer, or a request that cannot be made. transient: no server answered."""
+    """No answer, or a request that cannot be made. transient: no server answered. sent: but one may have it."""
 
-    def __init__(self, reason: str, transient: bool = False) -> None:
+    def __init__(self, reason: str, transient: bool = False, sent: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
+        self.sent = sent
+
+
+class Ticket:
+    """A record over all attempts to hand it over. again: a server may have it already.
+
+    marks: what the protocol tells a copy by; texts and numbers, that they may be written down.
+    """
+
+    __slots__ = ("again", "marks")
+
+    def __init__(self, marks: dict[str, str | int] | None = None, again: bool = False) -> None:
+        self.marks = marks if marks is not None else {}
+        self.again = again
 
 
 class AaaReply:
@@ -59,9 +73,16 @@ class AaaClient(ABC):
     async def authenticate(self, attributes: Attributes) -> AaaReply:
         """Ask whether something is granted. Raises AaaError."""
 
+    def ticket(self) -> Ticket:
+        """For a new record that is handed over as often as it takes."""
+        return Ticket()
+
     @abstractmethod
-    async def account(self, attributes: Attributes) -> AaaReply:
-        """Hand over an accounting record; returns when a server has taken it. Raises AaaError."""
+    async def account(self, attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
+        """Hand over an accounting record; returns when a server has taken it. Raises AaaError.
+
+        ticket: the record's own, the same at each attempt.
+        """
 
 
 class AaaDriver(ABC):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opensipspy.aaa import AaaClient, AaaDriver, AaaError, AaaReply, Attributes
+from opensipspy.aaa import AaaClient, AaaDriver, AaaError, AaaReply, Attributes, Ticket
 from opensipspy.dbdrivers.aaa_radius import AaaRadius
 from opensipspy.module import Module, ParamError
 from opensipspy.module.testing import START_TIME, FakeCore, request
@@ -40,7 +40,7 @@ class FakeClient(AaaClient):
     async def authenticate(self, attributes: Attributes) -> AaaReply:
         raise NotImplementedError
 
-    async def account(self, attributes: Attributes) -> AaaReply:
+    async def account(self, attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
         self.asked.set()
         if self.away:
             raise AaaError("no server answers", transient=True)

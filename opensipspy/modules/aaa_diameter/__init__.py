@@ -46,6 +46,7 @@ from opensipspy.modules.aaa_diameter.codec import (
     PROXIABLE,
     REALM_NOT_SERVED,
     REQUEST,
+    RETRANSMITTED,
     UNABLE_TO_DELIVER,
     Avp,
     DiameterError,
@@ -293,14 +294,20 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
     def knows_command(self, command: int) -> bool:
         return command in self.dictionary.requests
 
-    async def request(self, application: int, command: int, avps: Avps) -> DiameterReply:
+    def end_to_end(self) -> int:
+        return self.node.next_end() if self.node is not None else 0
+
+    async def request(
+        self, application: int, command: int, avps: Avps, end_to_end: int = 0, again: bool = False
+    ) -> DiameterReply:
         node, config = self.node, self._config
         if node is None or config is None:
             raise DiameterFailure("no aaa_url is set")
         if not self.knows_command(command):
             raise DiameterFailure(f"command {command} is not in the dictionary: define it in the extra-avps-file")
         try:
-            message = Message(command, application, REQUEST | PROXIABLE, self.dictionary.encode(avps))
+            flags = REQUEST | PROXIABLE | (RETRANSMITTED if again else 0)
+            message = Message(command, application, flags, self.dictionary.encode(avps), end_to_end=end_to_end)
             self._complete(message, config)
             if self._level <= CHATTY:
                 self.core.log.info("aaa_diameter: sends %r", message)
@@ -309,7 +316,8 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
         except TimeoutError:
             raise DiameterFailure(f"no answer in {self.answer_timeout} ms", timed_out=True) from None
         except (Unreachable, DiameterError) as error:
-            raise DiameterFailure(str(error), unreachable=isinstance(error, Unreachable)) from error
+            away = isinstance(error, Unreachable)
+            raise DiameterFailure(str(error), unreachable=away, sent=getattr(error, "sent", False)) from error
         if self._level <= CHATTY:
             self.core.log.info("aaa_diameter: got %r", answer)
         failed = answer.is_error or answer.find(ERROR_MESSAGE) is not None

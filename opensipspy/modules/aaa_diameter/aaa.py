@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from opensipspy.aaa import VALUES, AaaClient, AaaError, AaaReply, AaaValue, Attributes
+from opensipspy.aaa import VALUES, AaaClient, AaaError, AaaReply, AaaValue, Attributes, Ticket
 from opensipspy.modules.aaa_diameter.api import Avps, DiameterApi, DiameterFailure, DiameterReply
 from opensipspy.modules.aaa_diameter.dictionary import NUMBERS, Dictionary
 
@@ -69,26 +69,34 @@ class DiameterClient(AaaClient):
             raise AaaError(f"the peer answered with Result-Code {reply.result}")
         return AaaReply(reply.result == SUCCESS and not reply.is_error, _flat(reply.avps))
 
-    async def account(self, attributes: Attributes) -> AaaReply:
+    def ticket(self) -> Ticket:
+        # RFC 6733 §9.4: servers tell copies by Session-Id and Accounting-Record-Number; agents as §3 says.
+        return Ticket({"session": self._session(), "end_to_end": self._peer.end_to_end()})
+
+    async def account(self, attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
+        ticket = ticket or self.ticket()
         avps: Avps = [
-            {"Session-Id": self._session()},
+            {"Session-Id": str(ticket.marks.get("session") or self._session())},
             {"Accounting-Record-Type": EVENT_RECORD},
             {"Accounting-Record-Number": 0},
             {"Acct-Application-Id": ACCOUNTING_APPLICATION},
             *self._avps(attributes),
         ]
-        reply = await self._ask(ACCOUNTING_APPLICATION, ACCOUNTING, avps)
+        end_to_end = int(ticket.marks.get("end_to_end", 0)) & 0xFFFFFFFF
+        reply = await self._ask(ACCOUNTING_APPLICATION, ACCOUNTING, avps, end_to_end, ticket.again)
         if not 2000 <= reply.result < 3000:
             # §7.1.3, §7.1.4: it may go well when it is tried again.
             again = 3000 <= reply.result < 5000
             raise AaaError(f"the peer did not take the record: Result-Code {reply.result}", transient=again)
         return AaaReply(True, _flat(reply.avps))
 
-    async def _ask(self, application: int, command: int, avps: Avps) -> DiameterReply:
+    async def _ask(
+        self, application: int, command: int, avps: Avps, end_to_end: int = 0, again: bool = False
+    ) -> DiameterReply:
         try:
-            return await self._peer.request(application, command, avps)
+            return await self._peer.request(application, command, avps, end_to_end, again)
         except DiameterFailure as error:
-            raise AaaError(str(error), transient=error.timed_out or error.unreachable) from error
+            raise AaaError(str(error), error.timed_out or error.unreachable, error.sent) from error
 
     def _avps(self, attributes: Attributes) -> Avps:
         found: Avps = []

@@ -9,12 +9,16 @@ Avps = list[dict[str, object]]
 
 
 class DiameterFailure(Exception):
-    """A request without an answer. timed_out: it was sent, nothing came back in time. unreachable: no peer is there."""
+    """A request without an answer. timed_out: it was sent, nothing came back in time. unreachable: no peer is there.
 
-    def __init__(self, reason: str, timed_out: bool = False, unreachable: bool = False) -> None:
+    sent: a peer may have got it.
+    """
+
+    def __init__(self, reason: str, timed_out: bool = False, unreachable: bool = False, sent: bool = False) -> None:
         super().__init__(reason)
         self.timed_out = timed_out
         self.unreachable = unreachable
+        self.sent = sent or timed_out
 
 
 class DiameterReply:
@@ -53,5 +57,14 @@ class DiameterApi(ABC):
         """Whether the dictionary defines the request of a command code."""
 
     @abstractmethod
-    async def request(self, application: int, command: int, avps: Avps) -> DiameterReply:
-        """Send a request and wait for its answer, at most `answer_timeout`. Raises DiameterFailure."""
+    def end_to_end(self) -> int:
+        """A new End-to-End Identifier (RFC 6733 §3)."""
+
+    @abstractmethod
+    async def request(
+        self, application: int, command: int, avps: Avps, end_to_end: int = 0, again: bool = False
+    ) -> DiameterReply:
+        """Send a request and wait for its answer, at most `answer_timeout`. Raises DiameterFailure.
+
+        end_to_end: of a request that may be sent more than once; again: it may have been before (the T flag).
+        """

@@ -81,7 +81,11 @@ DO_NOT_TALK_TO_ME: Final = 2
 
 
 class Unreachable(Exception):
-    """No peer can take the request now."""
+    """No peer can take the request now. sent: one had got it before."""
+
+    def __init__(self, reason: str, sent: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
 
 
 class Randomness(Protocol):
@@ -565,7 +569,7 @@ class Node:
 
     def base_request(self, command: int) -> Message:
         """A request of the base protocol, with our name in it."""
-        message = Message(command, 0, REQUEST, self._origin(), self._next_hop(), self._next_end())
+        message = Message(command, 0, REQUEST, self._origin(), self._next_hop(), self.next_end())
         if command == DEVICE_WATCHDOG:
             message.avps.append(self.dictionary.make("Origin-State-Id", self._state_id))
         return message
@@ -592,7 +596,8 @@ class Node:
         self._hop = self._hop + 1 & 0xFFFFFFFF
         return self._hop
 
-    def _next_end(self) -> int:
+    def next_end(self) -> int:
+        """A new End-to-End Identifier."""
         # §3: the time in the upper 12 bits keeps it unique over a restart.
         self._end = self._end + 1 & 0xFFFFF
         return (int(self.now()) & 0xFFF) << 20 | self._end
@@ -689,12 +694,12 @@ class Node:
     # --- requests of ours
 
     async def request(self, message: Message, timeout_s: float) -> Message:
-        """Send a request and wait for its answer.
+        """Send a request and wait for its answer. It keeps an End-to-End Identifier that it has.
 
         Raises Unreachable without a peer, TimeoutError, DiameterError when the message is too long.
         """
         message.flags |= REQUEST
-        message.end_to_end = self._next_end()
+        message.end_to_end = message.end_to_end or self.next_end()
         pending = Pending(message, asyncio.get_running_loop().create_future())
         link = self._choose(pending)
         if link is None:
@@ -767,12 +772,12 @@ class Node:
                 # Suspect, and no other: its answer may still come.
                 link.pending[pending.message.hop_by_hop] = pending
             else:
-                pending.answer.set_exception(Unreachable(f"{link.identity}: {link.why}"))
+                pending.answer.set_exception(Unreachable(f"{link.identity}: {link.why}", sent=True))
 
     def _abandon(self, link: Link) -> None:
         for pending in link.pending.values():
             if not pending.answer.done():
-                pending.answer.set_exception(Unreachable("the server stops"))
+                pending.answer.set_exception(Unreachable("the server stops", sent=True))
                 # Nobody may be waiting any more.
                 pending.answer.exception()
         link.pending.clear()

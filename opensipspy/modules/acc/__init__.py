@@ -6,6 +6,11 @@ database go through its write-behind queue, which is retried while the database 
 is written to the log in full, as an alarm, so that no record vanishes without a trace: the statistic `lost_records`
 counts them, and the status report of the group `acc` (E_CORE_SR_STATUS_CHANGED) tells when it begins and when it ends.
 So do records for AAA servers, which wait while none of them answers, up to 50,000.
+
+`aaa_queue_file` names a file that keeps those that wait for longer than a second or two: what no server had taken when
+this one was stopped, or killed, the next start sends, with Acct-Delay-Time. Without it they are in the log. What was
+under way while the server was killed may come twice: with the same Acct-Session-Id, Acct-Status-Type and
+Event-Timestamp, over Diameter with the same Session-Id and the T flag (RFC 6733 §9.4).
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from opensipspy.aaa import AaaError, open_client
@@ -31,6 +37,7 @@ from .columns import Widths
 from .fields import BACKENDS, MAX_LEGS, Context, Fields
 from .record import ANSWERED, MISSED, Record, first_line, split_comment
 from .record import REQUEST as REQUEST_RECORD
+from .spool import Spool, SpoolError
 
 CONTEXT: Final = "acc"
 """Key in `run.ctx`; the value is a `Context`."""
@@ -108,6 +115,7 @@ class Acc(Module):
     log_level = Param(int, 2, "Level of records in the log.")
     log_facility = Param(str, "LOG_DAEMON", "Syslog facility of records.")
     aaa_url = Param(str, None, "The AAA servers, radius:FILE or diameter:FILE; without it nothing goes to any.")
+    aaa_queue_file = Param(str, None, "Keeps records while no AAA server answers; a name beside the script, or a path.")
     service_type = Param(int, -1, "Service-Type of records; -1: the dictionary's Sip-Session.")
     db_url = Param(str, None, "URL of the database; without it nothing goes to a database.")
     db_table_acc = Param(str, "acc", "Table of transactions.")
@@ -127,6 +135,7 @@ class Acc(Module):
     refused_writes = Stat("Writes that the database of the records refused for good.", computed="refused")
     queued_writes = Stat("Writes that the database of the records does not have yet.", computed="waiting")
     queued_reports = Stat("Records that the AAA servers do not have yet.", computed="unfinished")
+    kept_reports = Stat("Those of them that are on disk.", computed="kept")
 
     answered_event = Event("E_ACC_EVENT", params=(*EVENT_PARAMS, "evi_extra", "multi_leg_info"))
     missed_event = Event(
@@ -176,9 +185,15 @@ class Acc(Module):
                 client.check(
                     (*FIXED, *(name for fields in (self._extra, self._legs) for _, name in fields.names["aaa"]))
                 )
-                self._reports = Reports(self.core, client, self.service_type, self._not_reported)
+                spool = Spool(Path(self.core.script_folder, self.aaa_queue_file)) if self.aaa_queue_file else None
+                reports = Reports(self.core, client, self.service_type, self._aaa_line, self._not_reported, spool)
             except AaaError as error:
                 raise ParamError(self.name, "aaa_url", str(error)) from error
+            try:
+                await reports.start()
+            except SpoolError as error:
+                raise ParamError(self.name, "aaa_queue_file", str(error)) from error
+            self._reports = reports
         elif self._extra.names["aaa"] or self._legs.names["aaa"]:
             raise ParamError(self.name, "aaa_url", "is needed for extra_fields and leg_fields of aaa")
 
@@ -203,6 +218,9 @@ class Acc(Module):
 
     def unfinished(self) -> int:
         return self._reports.waiting if self._reports is not None else 0
+
+    def kept(self) -> int:
+        return self._reports.kept if self._reports is not None else 0
 
     def refused(self) -> int:
         return self._db.lost_writes if self._db is not None else 0
@@ -490,7 +508,8 @@ class Acc(Module):
         try:
             self._db.write_later(*rows)
         except DatabaseError as error:
-            self._lose(record, "db", len(rows), f"not in table {table}: {error}")
+            line = record.line(self._extra.names["db"], self._legs.names["db"])
+            self._lose(line, len(rows), f"not in table {table}: {error}")
             return False
         self._take_again()
         return True
@@ -510,15 +529,17 @@ class Acc(Module):
         self._take_again()
         return True
 
-    def _not_reported(self, record: Record, why: str) -> None:
-        self._lose(record, "aaa", 1, f"not with the AAA servers: {why}")
+    def _aaa_line(self, record: Record) -> str:
+        return record.line(self._extra.names["aaa"], self._legs.names["aaa"])
 
-    def _lose(self, record: Record, backend: str, count: int, why: str) -> None:
+    def _not_reported(self, line: str, why: str) -> None:
+        self._lose(line, 1, f"not with the AAA servers: {why}")
+
+    def _lose(self, line: str, count: int, why: str) -> None:
         self.lost_records.inc(count)
         self._alarmed = True
         details = f"{self.lost_records.read()} records are in the log only: {why}"
         self.core.status.set_status(STATUS_GROUP, STATUS_LOSING, details)
-        line = record.line(self._extra.names[backend], self._legs.names[backend])
         alarm = {"script": True, "facility": self.log_facility}
         self.core.log.critical("acc: %s: %s", why, line, extra=alarm)
 
