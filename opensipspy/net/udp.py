@@ -60,24 +60,6 @@ class UdpSettings:
         self.multicast_loopback = multicast_loopback
 
 
-class Held:
-    """A datagram that leaves at the end of the round."""
-
-    __slots__ = ("data", "destination", "listener", "on_failure")
-
-    def __init__(
-        self,
-        listener: UdpListener,
-        data: bytes,
-        destination: tuple[str, int],
-        on_failure: Callable[[], None] | None,
-    ) -> None:
-        self.listener = listener
-        self.data = data
-        self.destination = destination
-        self.on_failure = on_failure
-
-
 class Round:
     """What the listeners of a transport send while datagrams that came together are worked on.
 
@@ -88,14 +70,15 @@ class Round:
 
     def __init__(self) -> None:
         self.open: bool = False
-        self.held: list[Held] = []
+        # Listener, datagram, destination, and whom to tell when it could not leave.
+        self.held: list[tuple[UdpListener, bytes, tuple[str, int], Callable[[], None] | None]] = []
 
     def send(self) -> None:
         """Let out what was held."""
         held = self.held
         self.held = []
-        for item in held:
-            item.listener.send_held(item)
+        for listener, data, destination, on_failure in held:
+            listener.send_held(data, destination, on_failure)
 
 
 class UdpListener:
@@ -208,15 +191,15 @@ class UdpListener:
         destination = (address, peer.port)
         if self._round.open:
             if address in self._reached and len(data) <= HELD_BYTES and 0 < peer.port < 65536:
-                self._round.held.append(Held(self, data, destination, on_failure))
+                self._round.held.append((self, data, destination, on_failure))
                 return True
             self._round.send()
         return self._send_now(data, destination)
 
-    def send_held(self, held: Held) -> None:
+    def send_held(self, data: bytes, destination: tuple[str, int], on_failure: Callable[[], None] | None) -> None:
         """Send what waited for the end of the round. When it cannot leave, whoever sent it is told afterwards."""
-        if (self._fd < 0 or not self._send_now(held.data, held.destination)) and held.on_failure is not None:
-            self._loop.call_soon(held.on_failure)
+        if (self._fd < 0 or not self._send_now(data, destination)) and on_failure is not None:
+            self._loop.call_soon(on_failure)
 
     def _send_now(self, data: bytes, destination: tuple[str, int]) -> bool:
         if self._queue:

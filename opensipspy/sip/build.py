@@ -29,6 +29,10 @@ from opensipspy.sip.via import RPORT_ABSENT, Via
 
 # Requests whose 101 to 299 replies carry the Record-Route set back (RFC 3261 §12.1.1, RFC 6665, RFC 3515).
 _DIALOG_METHODS: Final = M_INVITE | M_SUBSCRIBE | M_REFER | M_NOTIFY
+# 1 for each kind that a reply has of its request (RFC 3261 §8.2.6.1, §8.2.6.2), some of it in some replies only.
+_COPIED: Final = bytes(
+    kind in (H_VIA, H_FROM, H_TO, H_CALL_ID, H_CSEQ, H_RECORD_ROUTE, H_TIMESTAMP) for kind in range(256)
+)
 _HOP_COPIED: Final = (H_FROM, H_CALL_ID, H_ROUTE)
 _SPACE: Final = 32
 _DELETE: Final = 127
@@ -162,7 +166,7 @@ def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_so
     head = msg.head
     top = msg.via
     fixed = received_via(msg)
-    if edits is None or not edits:
+    if edits is None or not edits.changes():
         pieces = [msg.method, " ", ruri]
         if via:
             pieces.append(" SIP/2.0\r\nVia: ")
@@ -177,7 +181,7 @@ def build_request(msg: Message, edits: Edits | None, ruri: str, via: str, out_so
         pieces.append("\r\n")
         return _encoded(pieces, msg.body)
     notes = edits.all_notes()
-    changed = edits.body
+    changed = edits.new_body()
     body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
     if msg.via_changed:
         notes.insert(0, Note(top.start, top.end, fixed, None))
@@ -193,11 +197,11 @@ def build_forwarded_reply(msg: Message, edits: Edits | None, out_socket: Socket)
     head = msg.head
     cut_start, cut_end = msg.top_via_cut()
     start = msg.status_line or head[: msg.first_line_end]
-    if edits is None or not edits:
+    if edits is None or not edits.changes():
         before = head[msg.first_line_end : cut_start]
         return _encoded([start, before, head[cut_end:], _length_line(msg, out_socket), "\r\n"], msg.body)
     notes = edits.all_notes()
-    changed = edits.body
+    changed = edits.new_body()
     body = msg.body if changed is None else _body_notes(msg, changed, edits.content_type, notes)
     notes.insert(0, Note(cut_start, cut_end, "", None))
     tail = _length_line(msg, out_socket) + "\r\n" if changed is None else "\r\n"
@@ -231,6 +235,8 @@ def build_reply(
     begin = stop = msg.first_line_end
     for i in range(len(kinds)):
         kind = kinds[i]
+        if not _COPIED[kind]:
+            continue
         start = starts[i]
         if kind == H_VIA:
             if not seen & 1:

@@ -51,7 +51,11 @@ class Edits:
 
     def __bool__(self) -> bool:
         """True when there is something to change."""
-        return self.notes is not None or self._body is not None or (self.parent is not None and self.parent.__bool__())
+        return self.changes()
+
+    def changes(self) -> bool:
+        """Whether there is something to change."""
+        return self.notes is not None or self._body is not None or (self.parent is not None and self.parent.changes())
 
     def fork(self) -> Edits:
         """Edits of a branch: what is noted there is seen only by it; notes here, also later ones, by both."""
@@ -130,24 +134,27 @@ class Edits:
                     return counting(found)
         return found
 
+    def new_body(self) -> bytes | None:
+        """The body that will leave, None when it is the received one."""
+        edits: Edits | None = self
+        while edits is not None:
+            if edits._body is not None:
+                return edits._body
+            edits = edits.parent
+        return None
+
     @property
     def body(self) -> bytes | None:
-        """The body that will leave, None when it is the received one."""
-        edits = self._body_edit()
-        return None if edits is None else edits._body
+        """`new_body`."""
+        return self.new_body()
 
     @property
     def content_type(self) -> str | None:
         """The Content-Type that goes with a new body: None keeps the received one, "" is none."""
-        edits = self._body_edit()
-        return None if edits is None else edits._content_type
-
-    def _body_edit(self) -> Edits | None:
-        """The innermost Edits that sets a body."""
         edits: Edits | None = self
         while edits is not None:
             if edits._body is not None:
-                return edits
+                return edits._content_type
             edits = edits.parent
         return None
 

@@ -19,7 +19,7 @@ from opensipspy.sip.digest import Credentials, parse_credentials
 from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
 from opensipspy.sip.memo import Layout, Memo
-from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in
+from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in, usual_name_addr
 from opensipspy.sip.tables import (
     COMPACT_NAMES,
     H_CALL_ID,
@@ -484,8 +484,14 @@ class Message:
                 self.via  # noqa: B018
             elif self._via is None and head.find(",", start, end) < 0:
                 self._via = via_in(head, start, end, self.memo, True)
-            self._from = name_addr_in(head, starts[sender] + widths[sender], starts[sender + 1] - 2, plain)
-            self._to = name_addr_in(head, starts[to] + widths[to], starts[to + 1] - 2, plain)
+            start = starts[sender] + widths[sender]
+            end = starts[sender + 1] - 2
+            found = usual_name_addr(head, start, end) if plain and start < end else None
+            self._from = name_addr_in(head, start, end) if found is None else found
+            start = starts[to] + widths[to]
+            end = starts[to + 1] - 2
+            found = usual_name_addr(head, start, end) if plain and start < end else None
+            self._to = name_addr_in(head, start, end) if found is None else found
             if self._cseq_number == _UNREAD:
                 self._read_cseq()
         except ParseError:
@@ -511,7 +517,8 @@ class Message:
         return found
 
     def _read_cseq(self) -> None:
-        index = self._index(H_CSEQ)
+        firsts = self._firsts
+        index = firsts[H_CSEQ] if firsts else self._index(H_CSEQ)
         if index < 0:
             raise ParseError("no CSeq")
         text = self._flat

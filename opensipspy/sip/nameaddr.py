@@ -126,9 +126,11 @@ def parse_q(text: str) -> int:
     return value if value <= 1000 else -1
 
 
-def _usual(text: str, start: int, end: int) -> NameAddr | None:
-    """`<uri>` or `<uri>;tag=x`, which nearly every From and To is; None for everything else. No quote and no tab is in
-    the range."""
+def usual_name_addr(text: str, start: int, end: int) -> NameAddr | None:
+    """`<uri>` or `<uri>;tag=x`, which nearly every From and To is; None for everything else.
+
+    The range is not empty, and there is no quote and no tab in it.
+    """
     whole = text[start:end]
     if " " in whole or ord(whole[0]) != _ANGLE:
         return None
@@ -149,7 +151,7 @@ def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAd
     """Parse one element: `"Name" <uri>;params`, `Name <uri>`, `<uri>` or `uri;params`, and white space around it.
     plain: there is no quote and no tab in it."""
     if plain and start < end:
-        usual = _usual(text, start, end)
+        usual = usual_name_addr(text, start, end)
         if usual is not None:
             return usual
     while start < end and text[start] in SPACES:
@@ -160,7 +162,7 @@ def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAd
         raise ParseError("empty address", start)
     whole = text[start:end]
     if '"' not in whole and "\t" not in whole:
-        usual = _usual(text, start, end)
+        usual = usual_name_addr(text, start, end)
         if usual is not None:
             return usual
     found = NameAddr(start, end, whole, "", start, end)
