@@ -40,17 +40,20 @@ class H350(Module):
         if not self.ldap.has_session(self.ldap_session):
             raise StartError(f"ldap_session: the configuration file of ldap has no session {self.ldap_session!r}")
 
-    async def _find(self, run: Run, attribute: str, value: str) -> int:
+    async def _find(self, run: Run, attribute: str, value: str | None) -> int:
+        if value is None:
+            self.core.log.error("h350: what %s should be is NULL", attribute)
+            return FAILED
         filter_text = f"(&(objectClass=SIPIdentity)({attribute}={self.ldap.escape(value)}))"
         found = await self.ldap.search(run, self.ldap_session, self.base_dn, self.search_scope, filter_text)
         return OF_LDAP.get(found, found)
 
     @script_function(routes=ROUTES)
-    async def h350_sipuri_lookup(self, run: Run, sip_uri: str) -> int:
+    async def h350_sipuri_lookup(self, run: Run, sip_uri: str | None) -> int:
         """Find the object whose SIPIdentitySIPURI is sip_uri.
 
-        Returns how many there are, -2 for none, -1 when the directory cannot be asked. ldap_result() and the other
-        functions of this module read what was found.
+        Returns how many there are, -2 for none, -1 when the directory cannot be asked, or sip_uri is NULL.
+        ldap_result() and the other functions of this module read what was found.
         """
         return await self._find(run, "SIPIdentitySIPURI", sip_uri)
 
@@ -58,7 +61,7 @@ class H350(Module):
     async def h350_auth_lookup(
         self,
         run: Run,
-        auth_username: str,
+        auth_username: str | None,
         username_avp: Annotated[VarRef, WritableVar()],
         pwd_avp: Annotated[VarRef, WritableVar()],
     ) -> int:
@@ -78,7 +81,7 @@ class H350(Module):
         return 1
 
     @script_function(routes=ROUTES)
-    def h350_result_call_preferences(self, run: Run, avp_name_prefix: str) -> int:
+    def h350_result_call_preferences(self, run: Run, avp_name_prefix: str | None) -> int:
         """Turn callPreferenceURI of the object found into AVPs.
 
         The AVP named by the prefix and a letter is the target: b (busy), n (no answer), u (always) or f (not found);
@@ -86,7 +89,7 @@ class H350(Module):
         are, -2 for none, -1 without a search.
         """
         values = self.ldap.values(run, "callPreferenceURI")
-        if values is None:
+        if values is None or avp_name_prefix is None:
             return FAILED
         count = 0
         for value in values[:MOST_VALUES]:
@@ -101,13 +104,13 @@ class H350(Module):
         return count or FOUND_NOTHING
 
     @script_function(routes=ROUTES)
-    def h350_result_service_level(self, run: Run, avp_name_prefix: str) -> int:
+    def h350_result_service_level(self, run: Run, avp_name_prefix: str | None) -> int:
         """Set an AVP of value 1 for each SIPIdentityServiceLevel, its name behind the prefix.
 
         Returns how many, -2 for none, -1 without a search.
         """
         values = self.ldap.values(run, "SIPIdentityServiceLevel")
-        if values is None:
+        if values is None or avp_name_prefix is None:
             return FAILED
         for value in values[:MOST_VALUES]:
             push(run, avp_name_prefix + value, 1)

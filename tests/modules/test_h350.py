@@ -44,6 +44,8 @@ async def test_a_directory_that_is_away() -> None:
     run = make_run(request("INVITE", "sip:x@example.com"), core=core)
     assert await module.h350_sipuri_lookup(run, "sip:*@x") == -1
     assert await module.h350_auth_lookup(run, "bob", make_var("a"), make_var("b")) == -1
+    assert await module.h350_sipuri_lookup(run, None) == -1
+    assert await module.h350_auth_lookup(run, None, make_var("a"), make_var("b")) == -1
     assert module.h350_result_call_preferences(run, "p") == -1
     assert module.h350_result_service_level(run, "p") == -1
     assert directory.asked == [
