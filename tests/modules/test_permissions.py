@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from opensipspy.management import MiError
 from opensipspy.module import ParamError, StartError
 from opensipspy.module.testing import FakeCore, make_run, make_var, request
 from opensipspy.modules.permissions import ADDRESS_TABLE, Permissions
-from opensipspy.modules.permissions.addresses import AddressTable, address_number, protocol, wildcard
+from opensipspy.modules.permissions.addresses import AddressTable, Row, address_number, protocol, wildcard
 from opensipspy.modules.permissions.rules import parse_rules
 from opensipspy.script.kinds import BRANCH, ONREPLY
 from opensipspy.script.run import Branch
@@ -310,6 +312,46 @@ def test_a_table_that_is_not_there_stops_the_start(tmp_path: Path):
     make_tables(tmp_path / "other", type(ADDRESS_TABLE)("trunks", 5, ADDRESS_TABLE.columns))
     with pytest.raises(StartError, match="opensipspy db"):
         play(tmp_path / "other", permissions, scenario)
+
+
+def test_reloads_under_load_show_whole_tables_and_give_memory_back(tmp_path: Path):
+    """The manual: address_reload replaces the table. Look-ups meanwhile see the old one or the new one, never a mix."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(found) is Row for found in gc.get_objects())
+
+    path = tmp_path / "addresses.sqlite"
+    make_tables(path, ADDRESS_TABLE)
+    count, others = 5000, alive()
+    change(path, INSERT, [(1, f"10.0.{n >> 8}.{n & 255}", 32, 0, "any", None, "A") for n in range(count)])
+
+    async def scenario(house: House) -> None:
+        async def generation() -> set[str]:
+            seen = set()
+            for n in (0, 1, 499, 500, 2500, count - 1):
+                run = house.new()
+                address = f"10.0.{n >> 8}.{n & 255}"
+                assert await house.ask("check_address", 1, address, 5060, "udp", make_var("info")) == 1
+                seen.add(str(run.vars["info"]))
+            return seen
+
+        assert await generation() == {"A"}
+        for name in "BCDE":
+            change(path, "UPDATE address SET context_info = ?", [(name,)])
+            reload = asyncio.create_task(house.mi("permissions:address_reload"))
+            before = 0
+            while not reload.done():
+                found = await generation()
+                assert len(found) == 1
+                before += name not in found
+                await asyncio.sleep(0)
+            await reload
+            assert before, "the old table serves while the new one is read"
+            assert await generation() == {name}
+        assert alive() == others + count
+
+    play(path, permissions, scenario)
 
 
 def test_fifty_thousand_rows_answer_as_a_scan_does():
