@@ -5,13 +5,16 @@ from __future__ import annotations
 from opensipspy import sip
 from opensipspy.module.core import Core
 from opensipspy.script.run import Run
-from opensipspy.sip import Peer
+from opensipspy.sip import Peer, Socket
 
 
-def blank_run(core: Core, kind: int) -> Run:
-    """A run of a made-up request from this server to itself; `kind` is the kind of route that it is for."""
-    socket = core.sockets[0]
-    peer = Peer(socket.proto, socket.address, socket.port)
+def blank_run(core: Core, kind: int, source: Peer | None = None, socket: Socket | None = None) -> Run:
+    """A run of a made-up request; `kind` is the kind of route that it is for.
+
+    source, socket: where it is said to come from and to; from this server to itself when not given.
+    """
+    socket = socket or core.sockets[0]
+    peer = source or Peer(socket.proto, socket.address, socket.port)
     text = (
         f"OPTIONS sip:{socket.host_text}:{socket.port} SIP/2.0\r\n"
         f"Via: {socket.via_prefix}z9hG4bKnone\r\n"

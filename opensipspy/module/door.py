@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import grp
 import pwd
-from abc import ABC, abstractmethod
 
 from opensipspy.management import Json, jsonrpc
 from opensipspy.module.declarations import Param
 from opensipspy.module.module import Module, StartError
-
-
-class TraceSink(ABC):
-    """A module that takes copies of management traffic (`proto_hep`), as `core.api("proto_hep", TraceSink)`."""
-
-    @abstractmethod
-    def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
-        """Send a copy of one call to a destination that the module knows by name."""
+from opensipspy.module.tracing import TraceSink
 
 
 class TraceFilter:

@@ -48,6 +48,10 @@ class TlsDomains(ABC):
         whatever its filters say.
         """
 
+    def names(self, certificate: bytes) -> tuple[str, str] | None:
+        """Subject and issuer of a certificate (DER or PEM) in one line each; None when it cannot be read."""
+        return None
+
     @abstractmethod
     def client_context(self, name: str) -> ssl.SSLContext:
         """The context of the client domain `name`, for an HTTP client or a database driver. Raises LookupError."""

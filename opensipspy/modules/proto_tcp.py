@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from opensipspy import sip
-from opensipspy.module import Module, Param
+from opensipspy.management import Json
+from opensipspy.module import Param, mi_command
+from opensipspy.module.tracing import TracedTransport
 
 
-class ProtoTcp(Module):
+class ProtoTcp(TracedTransport):
     """SIP over TCP (RFC 3261 §18): without it no `socket=tcp:...` can be opened."""
 
     protocol = sip.PROTO_TCP
@@ -35,3 +37,8 @@ class ProtoTcp(Module):
     def default_port(self) -> int:
         """The port of a listening point that names none."""
         return self.tcp_port
+
+    @mi_command("tcp:trace", aliases=("tcp_trace",), params=((), ("trace_mode",)))
+    def trace(self, trace_mode: str | None = None) -> Json:
+        """Switch tracing "on" or "off"; without `trace_mode`, say which it is."""
+        return self.switch_tracing(trace_mode)

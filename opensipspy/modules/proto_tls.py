@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from opensipspy import sip
-from opensipspy.module import Module, Param
+from opensipspy.management import Json
+from opensipspy.module import Param, mi_command
+from opensipspy.module.tracing import TracedTransport
 
 
-class ProtoTls(Module):
+class ProtoTls(TracedTransport):
     """SIP over TLS (RFC 3261 §26.2.1): without it no `socket=tls:...` can be opened."""
 
     protocol = sip.PROTO_TLS
@@ -39,3 +41,8 @@ class ProtoTls(Module):
     def default_port(self) -> int:
         """The port of a listening point that names none."""
         return self.tls_port
+
+    @mi_command("tls:trace", aliases=("tls_trace",), params=((), ("trace_mode",)))
+    def trace(self, trace_mode: str | None = None) -> Json:
+        """Switch tracing "on" or "off"; without `trace_mode`, say which it is."""
+        return self.switch_tracing(trace_mode)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from opensipspy import sip
-from opensipspy.module import Module, Param
+from opensipspy.management import Json
+from opensipspy.module import Param, mi_command
+from opensipspy.module.tracing import TracedTransport
 
 
-class ProtoWs(Module):
+class ProtoWs(TracedTransport):
     """SIP over WebSocket (RFC 7118): without it no `socket=ws:...` can be opened.
 
     A client that has no address of its own names itself by a host that ends in `.invalid`; what goes there goes over
@@ -34,3 +36,8 @@ class ProtoWs(Module):
     def default_port(self) -> int:
         """The port of a listening point that names none."""
         return self.ws_port
+
+    @mi_command("ws:trace", aliases=("ws_trace",), params=((), ("trace_mode",)))
+    def trace(self, trace_mode: str | None = None) -> Json:
+        """Switch tracing "on" or "off"; without `trace_mode`, say which it is."""
+        return self.switch_tracing(trace_mode)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from opensipspy import sip
-from opensipspy.module import Module, Param
+from opensipspy.management import Json
+from opensipspy.module import Param, mi_command
+from opensipspy.module.tracing import TracedTransport
 
 
-class ProtoWss(Module):
+class ProtoWss(TracedTransport):
     """SIP over secure WebSocket (RFC 7118): without it no `socket=wss:...` can be opened."""
 
     protocol = sip.PROTO_WSS
@@ -40,3 +42,8 @@ class ProtoWss(Module):
     def default_port(self) -> int:
         """The port of a listening point that names none."""
         return self.wss_port
+
+    @mi_command("wss:trace", aliases=("wss_trace",), params=((), ("trace_mode",)))
+    def trace(self, trace_mode: str | None = None) -> Json:
+        """Switch tracing "on" or "off"; without `trace_mode`, say which it is."""
+        return self.switch_tracing(trace_mode)

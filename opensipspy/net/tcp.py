@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Final, Protocol, cast
 
 from opensipspy import sip
 from opensipspy.module.paths import ALIAS_ALWAYS, ALIAS_ASKED, TcpPaths
+from opensipspy.module.tls import TlsSession
+from opensipspy.module.tracing import ConnectionTracer
 from opensipspy.net.proxy_protocol import Proxied, ProxyError, read_header, write_header
 from opensipspy.net.traffic import Traffic
 from opensipspy.net.transport import Deliver, Hint, LayerError, SocketOptions, Transport
@@ -36,6 +38,9 @@ SWEEP_S: Final = 1.0
 ACCEPT_REST_S: Final = 1.0
 # How long what was said last may take to leave before a closed connection is cut.
 LINGER_S: Final = 1.0
+# Why a connection was closed, in the words that collectors know from OpenSIPS where those have any.
+BY_PEER: Final = "EOF received"
+BY_US: Final = "closed by the server"
 # Names that one connection may have.
 MOST_NAMES: Final = 8
 
@@ -51,6 +56,7 @@ class Secure(Protocol):
     def outgoing(self) -> bytes: ...
     def wrap(self, data: bytes) -> bytes: ...
     def farewell(self) -> bytes: ...
+    def session(self) -> TlsSession | None: ...
 
 
 class Feeder(Protocol):
@@ -73,6 +79,7 @@ class Web(Feeder, Protocol):
     def outgoing(self) -> bytes: ...
     def wrap(self, data: bytes) -> bytes: ...
     def farewell(self) -> bytes: ...
+    def take_handshake(self) -> tuple[bytes, bytes]: ...
 
 
 class TcpSettings:
@@ -185,6 +192,9 @@ class TcpConnection(asyncio.Protocol):
         self.secure: Secure | None = None
         self.web: Web | None = None
         self.late: asyncio.TimerHandle | None = None
+        # Why it was closed, "" while it is not; and what a tracer keeps.
+        self.ending = ""
+        self.trace: Any = None
         self._postponed = 0
         self._chunks = 0
         # What was read and waits for its turn, and whether what was worked on of it has ended a message.
@@ -240,7 +250,7 @@ class TcpConnection(asyncio.Protocol):
                 return
             if not data:
                 if self.secure is not None and self.secure.ended and not self._rest:
-                    owner.drop(self)
+                    owner.drop(self, BY_PEER)
                 return
         if not self._rest and len(data) <= SLICE_BYTES and owner.turns.allows():
             if self._work(data):
@@ -303,7 +313,7 @@ class TcpConnection(asyncio.Protocol):
         """All that was read is worked on: look whether a message has begun and goes on for too long."""
         cut, self._cut = self._cut, False
         if not self._plain and self._has_ended():
-            self.owner.drop(self)
+            self.owner.drop(self, BY_PEER)
             return
         if not self._framer.pending:
             self.message_since = -1.0
@@ -390,7 +400,25 @@ class TcpConnection(asyncio.Protocol):
         transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.owner.connection_lost(self)
+        self.owner.connection_lost(self, BY_PEER if exc is None else str(exc) or type(exc).__name__)
+
+    # -- what a tracer asks for
+
+    def local_end(self) -> tuple[str, int]:
+        """Our address and port."""
+        if self.outgoing and self.transport is not None:
+            name = self.transport.get_extra_info("sockname")
+            if name:
+                return str(name[0]), int(name[1])
+        return self.socket.address, 0 if self.outgoing else self.socket.port
+
+    def session(self) -> TlsSession | None:
+        """What is known of its TLS, None while that is nothing."""
+        return None if self.secure is None else self.secure.session()
+
+    def take_handshake(self) -> tuple[bytes, bytes]:
+        """Request and reply of its WebSocket handshake, once; b"" for what there is not, or was not kept."""
+        return (b"", b"") if self.web is None else self.web.take_handshake()
 
     def ends_at(self) -> float:
         """When it is closed if nothing happens on it, in seconds of the loop's clock."""
@@ -519,6 +547,7 @@ class TcpTransport(Transport):
         self._resting: dict[Socket, asyncio.TimerHandle] = {}
         # Told of each connection that was there and is not any more.
         self.on_lost: Callable[[TcpConnection], None] | None = None
+        self.tracer: ConnectionTracer | None = None
 
     def now(self) -> float:
         """Seconds of the loop's clock."""
@@ -630,7 +659,7 @@ class TcpTransport(Transport):
         except OSError as error:
             LOG.debug("%s: %s went away: %s", connection.socket.text, connection.peer.text, error)
             accepted.close()
-            self.connection_lost(connection)
+            self.connection_lost(connection, str(error))
 
     def _may_open(self, source: str, socket: Socket, *, incoming: bool) -> bool:
         """Whether the limits leave room for one more connection with that address."""
@@ -763,6 +792,8 @@ class TcpTransport(Transport):
             self.layer_error(connection, error)
             return
         if connection.ready:
+            if self.tracer is not None:
+                self.tracer.opened(connection)
             self._flush(connection)
         else:
             connection.late = self._loop.call_later(connection.settings.handshake_time_s, self._too_late, connection)
@@ -776,6 +807,8 @@ class TcpTransport(Transport):
         """All handshakes of a connection are done."""
         connection.ready = True
         self._shaken(connection)
+        if self.tracer is not None:
+            self.tracer.opened(connection)
         self._flush(connection)
 
     def _shaken(self, connection: TcpConnection) -> None:
@@ -795,11 +828,12 @@ class TcpTransport(Transport):
             elif on_failure is not None:
                 on_failure()
 
-    def connection_lost(self, connection: TcpConnection) -> None:
+    def connection_lost(self, connection: TcpConnection, reason: str) -> None:
         """Forget a connection; whoever waited for it is told."""
         connection.closed = True
         if self._connections.pop(connection.number, None) is None:
             return
+        connection.ending = reason
         if not connection.ready:
             self._shaken(connection)
         for name in connection.names:
@@ -823,6 +857,8 @@ class TcpTransport(Transport):
             self.traffic.send_errors += 1
             if on_failure is not None:
                 on_failure()
+        if self.tracer is not None:
+            self.tracer.lost(connection)
 
     def framing_error(self, connection: TcpConnection, error: ParseError) -> None:
         """The stream cannot be cut into messages any more, so it cannot be used any more (RFC 3261 §18.3)."""
@@ -834,7 +870,7 @@ class TcpTransport(Transport):
             connection.finish()
         else:
             connection.close()
-        self.connection_lost(connection)
+        self.connection_lost(connection, error.reason)
 
     def layer_error(self, connection: TcpConnection, error: LayerError) -> None:
         """TLS, WebSocket or the PROXY protocol failed on a connection."""
@@ -849,12 +885,12 @@ class TcpTransport(Transport):
             error,
         )
         connection.finish()
-        self.connection_lost(connection)
+        self.connection_lost(connection, str(error))
 
-    def drop(self, connection: TcpConnection) -> None:
+    def drop(self, connection: TcpConnection, reason: str = BY_US) -> None:
         """End a connection in order."""
         connection.finish()
-        self.connection_lost(connection)
+        self.connection_lost(connection, reason)
 
     def linger(self, transport: asyncio.Transport) -> None:
         """Close once what waits has left, or after a moment: a peer that does not read holds nothing of ours."""
@@ -874,7 +910,7 @@ class TcpTransport(Transport):
         self.traffic.dropped_out += 1
         LOG.warning("%s: %s closed: %d bytes wait for it", connection.socket.text, connection.peer.text, buffered)
         connection.close()
-        self.connection_lost(connection)
+        self.connection_lost(connection, f"{buffered} bytes wait for it")
 
     def expect_drained(self, connection: TcpConnection, timeout_s: float) -> None:
         """Give the peer up unless it has taken something of what waits by then."""
@@ -1003,12 +1039,13 @@ class TcpTransport(Transport):
             await self._loop.create_connection(lambda: connection, sock=made)
         except (OSError, TimeoutError) as error:
             made.close()
-            LOG.warning("cannot connect to %s: %s", peer.text, error or "timed out")
+            reason = str(error) or "timed out"
+            LOG.warning("cannot connect to %s: %s", peer.text, reason)
             connection.close()
-            self.connection_lost(connection)
+            self.connection_lost(connection, reason)
         except asyncio.CancelledError:
             made.close()
-            self.connection_lost(connection)
+            self.connection_lost(connection, BY_US)
             raise
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -1027,12 +1064,14 @@ class TcpTransport(Transport):
                 continue
             if connection.unread():
                 continue
+            reason = "Timeout on no traffic"
             if 0.0 <= connection.message_since < now - connection.settings.message_time_s:
                 self.traffic.dropped_in += 1
+                reason = "it did not end its message"
                 LOG.info("%s: %s closed: it did not end its message", connection.socket.text, connection.peer.text)
             elif connection.ends_at() >= now:
                 continue
-            self.drop(connection)
+            self.drop(connection, reason)
 
     def pause(self) -> None:
         """Stop listening; connections stay for the replies that are still to come over them."""

@@ -158,6 +158,10 @@ class TlsLayer(TlsSession):
             pass
         return self._outgoing.read()
 
+    def session(self) -> TlsSession | None:
+        """What is known of it; None before a peer has said whom it wants to reach."""
+        return None if self._ssl is None else self
+
     # -- TlsSession
 
     @property
@@ -171,7 +175,8 @@ class TlsLayer(TlsSession):
 
     @property
     def peer_certificate(self) -> bytes:
-        found = self._ssl.getpeercert(binary_form=True) if self._ssl is not None else None
+        # Before the handshake is done, it is not given out.
+        found = self._ssl.getpeercert(binary_form=True) if self._ssl is not None and self.ready else None
         return found or b""
 
     @property

@@ -52,6 +52,7 @@ class WebSocketFramer:
         resource: str = "/",
         secure: bool = False,
         require_origin: bool = True,
+        keep_handshake: bool = False,
     ) -> None:
         """host, port, resource, secure: what is asked for when we are the client (server=False)."""
         self.limits = limits
@@ -61,6 +62,8 @@ class WebSocketFramer:
         self._server = server
         self._require_origin = require_origin
         self._handshake_bytes = 0
+        self._keeps_handshake = keep_handshake
+        self._handshake = (b"", b"")
         # Whether the message that comes is a text.
         self._text = False
         self._parts: list[bytes] = []
@@ -86,13 +89,21 @@ class WebSocketFramer:
 
     def start(self) -> None:
         """Ask for the connection, as a client."""
-        self._protocol.send_request(self._protocol.connect())
+        request = self._protocol.connect()
+        if self._keeps_handshake:
+            self._handshake = (request.serialize(), b"")
+        self._protocol.send_request(request)
 
     def outgoing(self) -> bytes:
         """What has to be sent now."""
         pieces = self._protocol.data_to_send()
         # An empty piece says that the connection ends there.
         return b"".join(pieces)
+
+    def take_handshake(self) -> tuple[bytes, bytes]:
+        """The request and the reply of the handshake, as far as they are there and were to be kept; only once."""
+        found, self._handshake = self._handshake, (b"", b"")
+        return found
 
     @property
     def pending(self) -> int:
@@ -146,9 +157,14 @@ class WebSocketFramer:
                 response = protocol.accept(event)
             # Nobody needs our clock.
             del response.headers["Date"]
+            if self._keeps_handshake:
+                self._handshake = (event.serialize(), response.serialize())
             protocol.send_response(response)
-        elif protocol.handshake_exc is None and protocol.subprotocol != SUBPROTOCOL:
-            reason = "the server does not speak SIP"
+        else:
+            if self._keeps_handshake:
+                self._handshake = (self._handshake[0], event.serialize())
+            if protocol.handshake_exc is None and protocol.subprotocol != SUBPROTOCOL:
+                reason = "the server does not speak SIP"
         if protocol.handshake_exc is not None:
             reason = str(protocol.handshake_exc)
         if reason:
@@ -264,6 +280,7 @@ class WssTransport(TlsTransport):
 
 
 def _framer(connection: TcpConnection, resource: str, require_origin: bool, *, secure: bool) -> WebSocketFramer:
+    tracer = connection.owner.tracer
     return WebSocketFramer(
         connection.settings.limits,
         server=not connection.outgoing,
@@ -272,4 +289,5 @@ def _framer(connection: TcpConnection, resource: str, require_origin: bool, *, s
         resource=resource,
         secure=secure,
         require_origin=require_origin,
+        keep_handshake=tracer is not None and tracer.active,
     )

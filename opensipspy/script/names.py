@@ -267,8 +267,6 @@ NOT_PROVIDED: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 # Parameters of OpenSIPS 4 that modules here lack, because something that they need is not there: what that is.
-_NO_TRACER: Final = "there is no tracer of connections here, they are told of in the log"
-_TRACING: Final[Mapping[str, str]] = dict.fromkeys(("trace_on", "trace_destination", "trace_filter_route"), _NO_TRACER)
 _NO_COLLECTOR: Final = "proto_hep sends only here, it listens for nothing"
 _OLD_MONGODB: Final = "it is for MongoDB 2.4 to 3.0, which pymongo cannot talk to; later ones know these raw queries"
 _NO_REDISEARCH: Final = "maps are kept in sets and hashes of Redis, and nothing here asks RedisJSON or RediSearch"
@@ -283,10 +281,6 @@ NOT_HERE: Final[Mapping[str, Mapping[str, str]]] = {
         "hep_max_msg_chunks": _NO_COLLECTOR,
         "hep_port": _NO_COLLECTOR,
     },
-    "proto_tcp": _TRACING,
-    "proto_tls": _TRACING,
-    "proto_ws": _TRACING,
-    "proto_wss": _TRACING,
 }
 
 # Words that stood left of a comparison; all of them went with 2.4.

@@ -8,6 +8,7 @@ from opensipspy import sip
 from opensipspy.module import Module
 from opensipspy.module.paths import TcpPaths
 from opensipspy.module.tls import TlsDomains
+from opensipspy.module.tracing import TracedTransport
 from opensipspy.net import (
     BinTransport,
     Budget,
@@ -67,6 +68,8 @@ class Transports:
                 transport = make(module, limits, receive_buffer_bytes)
                 if isinstance(transport, TcpTransport):
                     transport.paths = paths
+                    if isinstance(module, TracedTransport) and module.trace_destination is not None:
+                        transport.tracer = module
                 found[module.protocol] = transport  # type: ignore[attr-defined]
         return found
 

@@ -96,9 +96,9 @@ def test_what_replaces_a_word_is_a_variable() -> None:
 
 def test_parameters_that_need_what_is_not_here() -> None:
     """The reason is told, instead of a name that looks alike."""
-    told = missing_parameter("proto_wss", "trace_on")
+    told = missing_parameter("proto_hep", "hep_port")
     assert told is not None
-    assert told[0].startswith("proto_wss: parameter trace_on does not exist here yet: there is no tracer")
+    assert told[0].startswith("proto_hep: parameter hep_port does not exist here yet: proto_hep sends only")
     for module, name in (("cachedb_mongodb", "compat_mode_2.4"), ("cachedb_redis", "ftsearch_max_results")):
         assert missing_parameter(module, name) is not None
     assert missing_parameter("tm", "fr_timeout") is None

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Mapping
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Final
 
 from opensipspy.management import Json
 from opensipspy.module import Module, Param, ParamError, StartError, script_function
-from opensipspy.module.door import TraceSink
 from opensipspy.module.tls import TlsDomains
+from opensipspy.module.tracing import ConnectionReport, TraceSink
 from opensipspy.modules.proto_hep.packet import (
     CONTROL,
     CORRELATION,
     EXTRA_CORRELATION,
     IP_TCP,
     MI,
+    TRANSPORT,
     Capture,
     pack,
 )
@@ -69,7 +71,7 @@ def parse_hep_id(text: str) -> Destination:
 
 
 class ProtoHep(Module, TraceSink):
-    """Send HEP packets to collectors: correlations of calls, and copies of management commands.
+    """Send HEP packets to collectors: what happens to connections, correlations of calls, management commands.
 
     Packets are sent only; there are no `socket=hep_...` listening points. A collector that is away delays nothing:
     packets wait in a queue that has an end, and what does not fit is dropped.
@@ -148,8 +150,11 @@ class ProtoHep(Module, TraceSink):
         domain = domains.client_domain(address, port)
         return None if domain is None else domain.context
 
-    def _send(self, sender: Sender, kind: int, payload: bytes, chunks: tuple[tuple[int, bytes], ...]) -> bool:
-        capture = Capture(HERE, THERE, IP_TCP, kind, self.core.time(), payload, chunks)
+    def takes(self, destination: str) -> bool:
+        found = self.destinations.get(destination)
+        return found is not None and found.version == 3
+
+    def _send(self, sender: Sender, capture: Capture) -> bool:
         try:
             data = pack(capture, sender.destination.version, self.hep_capture_id)
         except ValueError as error:
@@ -170,12 +175,21 @@ class ProtoHep(Module, TraceSink):
         texts = _texts(params)
         if texts:
             asked["parameters"] = texts
-        self._send(sender, MI, self._payload(asked), chunks)
-        self._send(sender, MI, self._payload({"reply": json.dumps(response, default=str)}), chunks)
+        for parts in (asked, {"reply": json.dumps(response, default=str)}):
+            cut = {name: text[:LONGEST_TEXT] for name, text in parts.items()}
+            self._send(sender, Capture(HERE, THERE, IP_TCP, MI, self.core.time(), self._payload(cut), chunks))
 
-    def _payload(self, parts: dict[str, str]) -> bytes:
-        cut = {name: text[:LONGEST_TEXT] for name, text in parts.items()}
-        text = self.homer5_delim.join(cut.values()) if self.homer5_on else json.dumps(cut)
+    def trace_connection(self, destination: str, report: ConnectionReport) -> None:
+        sender = self.senders.get(destination)
+        if sender is None:
+            return
+        chunks = ((CORRELATION, report.correlation.encode()),)
+        payload = self._payload(report.parts)
+        moment = self.core.time()
+        self._send(sender, Capture(report.remote, report.local, report.protocol, TRANSPORT, moment, payload, chunks))
+
+    def _payload(self, parts: Mapping[str, str]) -> bytes:
+        text = self.homer5_delim.join(parts.values()) if self.homer5_on else json.dumps(dict(parts))
         return text.encode("utf-8", "surrogateescape")
 
     @script_function(routes=REQUEST | FAILURE | ONREPLY | BRANCH | LOCAL)
@@ -201,7 +215,8 @@ class ProtoHep(Module, TraceSink):
                 self.core.log.error('correlate(): Homer 5 needs a type that begins with "sip"')
                 return -1
             chunk = (CORRELATION, named[-1].encode("utf-8", "surrogateescape"))
-        return 1 if self._send(sender, CONTROL, b"", (chunk,)) else -1
+        capture = Capture(HERE, THERE, IP_TCP, CONTROL, self.core.time(), b"", (chunk,))
+        return 1 if self._send(sender, capture) else -1
 
 
 def _texts(params: Json) -> str:

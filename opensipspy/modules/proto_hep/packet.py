@@ -8,6 +8,7 @@ from typing import Final
 
 SIP: Final = 0x01
 MI: Final = 0x57
+TRANSPORT: Final = 0x59
 CONTROL: Final = 0x60
 """Kinds of payload; those but SIP are OpenSIPS' own."""
 

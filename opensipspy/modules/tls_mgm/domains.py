@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from opensipspy.module.tls import TlsDomain, TlsDomains
+from opensipspy.modules.tls_mgm.certificates import Certificate, CertificatesMissing
 
 ANY: Final = "*"
 NO_NAME: Final = "none"
@@ -313,6 +314,13 @@ class DomainStore(TlsDomains):
     def named(self, name: str) -> Domain | None:
         """The client domain of that name."""
         return next((domain for domain in self.domains if not domain.server and domain.name == name), None)
+
+    def names(self, certificate: bytes) -> tuple[str, str] | None:
+        try:
+            read = Certificate(certificate)
+        except (CertificatesMissing, ValueError):
+            return None
+        return str(read.subject()), str(read.issuer())
 
     def client_context(self, name: str) -> ssl.SSLContext:
         found = self.named(name)
