@@ -18,6 +18,7 @@ import asyncio
 import importlib
 import importlib.util
 import logging
+import re
 from typing import Any, Final
 
 from opensipspy.cachedb import (
@@ -37,6 +38,8 @@ DEFAULT_PORT: Final = 9042
 KEY: Final = "opensipskey"
 VALUE: Final = "opensipsval"
 PROTOCOL: Final = 4
+SERVER_CODE: Final = re.compile(r"code=[0-9a-f]{4} \[[\w ]+\]")
+COLUMN: Final = re.compile(r'Received an argument of invalid type for column "\w+"')
 """Of Cassandra 2.2 and later."""
 WRITE_LEVELS: Final = frozenset(
     {"all", "each_quorum", "quorum", "local_quorum", "one", "two", "three", "local_one", "any"}
@@ -142,7 +145,7 @@ class CassandraStore(RemoteCacheDb):
         await self._execute("SELECT release_version FROM system.local")
 
     def explain(self, error: Exception) -> CacheError | None:
-        text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        text = f"{self.url}: {words(error)}"
         library = self._library
         if library is None:
             return CacheError(NEEDS) if isinstance(error, ImportError) else None
@@ -306,6 +309,17 @@ class CachedbCassandra(CacheDbDriver, Module):
         )
         levels = self.rd_consistency_level.lower(), self.wr_consistency_level.lower()
         return CassandraStore(url, Settings(limits, *levels, max(0, self.query_retries)))
+
+
+def words(error: BaseException) -> str:
+    """What may be shown of an error: a server's words may hold the value that it refused."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return " ".join(text.split())[:300] or type(error).__name__
+    code = SERVER_CODE.search(text)
+    column = COLUMN.match(text)
+    found = code[0] if code else column[0] if column else ""
+    return f"{type(error).__name__}: {found}" if found else type(error).__name__
 
 
 def names_of(url: CacheUrl) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -30,6 +31,7 @@ from opensipspy.module import Module, Param, StartError
 DEFAULT_TIMEOUT_S: Final = 3.0
 CONNECT_S: Final = 10.0
 LONGEST_KEY: Final = 250
+MESSAGE: Final = re.compile(r"message=([a-z_]{1,60} \(\d{1,4}\))")
 BINARY: Final = 3 << 24 | 2
 """Flags of a document that is neither JSON nor text."""
 NEEDS: Final = "cachedb_couchbase needs the Python package couchbase: pip install 'opensipspy[couchbase]'"
@@ -91,7 +93,7 @@ class CouchbaseStore(RemoteCacheDb):
         return self._collection
 
     def explain(self, error: Exception) -> CacheError | None:
-        text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        text = f"{self.url}: {words(error)}"
         errors = self._errors
         if isinstance(error, ImportError):
             return CacheError(NEEDS)
@@ -214,6 +216,14 @@ class CachedbCouchbase(CacheDbDriver, Module):
         query_s = self.timeout / 1e6 if self.timeout > 0 else DEFAULT_TIMEOUT_S
         limits = Limits(CONNECT_S, query_s, max(0, self.exec_threshold) / 1e6)
         return CouchbaseStore(url, limits, importlib.import_module)
+
+
+def words(error: BaseException) -> str:
+    """What may be shown of an error: the client tells the key, and what the server said, with it."""
+    if isinstance(error, OSError):
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    found = MESSAGE.search(str(error))
+    return f"{type(error).__name__}: {found[1]}" if found else type(error).__name__
 
 
 def server_url(url: CacheUrl) -> str:

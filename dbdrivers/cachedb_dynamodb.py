@@ -92,12 +92,12 @@ class DynamodbStore(RemoteCacheDb):
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             throttled = details.get("Code") in ("ProvisionedThroughputExceededException", "ThrottlingException")
             return CacheError(
-                f"{self.url}: {details.get('Code', '')}: {details.get('Message', '')}"[:400],
+                f"{self.url}: {details.get('Code', '')}"[:400],  # its message may hold what was refused
                 transient=status >= 500 or throttled,
             )
         text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         if isinstance(error, self._errors.ParamValidationError | ValueError | UnicodeError):
-            return CacheError(text)
+            return CacheError(f"{self.url}: {type(error).__name__}")
         if isinstance(error, self._errors.BotoCoreError | OSError):
             return CacheError(text, transient=True)
         return None

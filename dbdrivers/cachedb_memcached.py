@@ -84,7 +84,7 @@ class MemcachedStore(RemoteCacheDb):
         if isinstance(error, emcache.ClusterNoAvailableNodes | OSError | asyncio.IncompleteReadError):
             return CacheError(text, transient=True)
         if isinstance(error, emcache.CommandError | emcache.StorageCommandError | ValueError):
-            return CacheError(text)
+            return CacheError(f"{self.url}: {type(error).__name__}")  # its words may hold what was refused
         return None
 
     def _name(self, key: str) -> bytes:

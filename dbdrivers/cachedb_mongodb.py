@@ -19,6 +19,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from json import JSONDecodeError
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -123,7 +124,13 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
 
     def explain(self, error: Exception) -> CacheError | None:
         errors = self._pymongo.errors
-        text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        # The words of a refusal may hold what was refused.
+        text = f"{self.url}: {type(error).__name__}"
+        if isinstance(error, errors.OperationFailure):
+            name = (error.details or {}).get("codeName", "refused")
+            text = f"{self.url}: error {error.code}: {name if str(name).isidentifier() else 'refused'}"
+        if isinstance(error, errors.ConnectionFailure | OSError):
+            text = f"{self.url}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         if isinstance(error, errors.ConnectionFailure | errors.ProtocolError | OSError):
             return CacheError(text, transient=True)
         if isinstance(error, errors.OperationFailure) and error.code == DUPLICATE:
@@ -230,7 +237,8 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
         try:
             command = self._json.loads(json_of(query))
         except (ValueError, TypeError, RecursionError) as error:
-            raise CacheError(f"{self.url}: the raw query is no JSON: {error}") from error
+            why = error.msg if isinstance(error, JSONDecodeError) else type(error).__name__
+            raise CacheError(f"{self.url}: the raw query is no JSON: {why}") from error
         if not isinstance(command, dict) or not command:
             raise CacheError(f"{self.url}: a raw query is a JSON object, a command of MongoDB")
         return await self.ask(lambda: self._command(command), "a raw query", repeatable=False)
@@ -250,7 +258,9 @@ class MongodbStore(RemoteCacheDb, DocumentStore):
         answer = await self._database.command(command)
         errors = answer.get("writeErrors")
         if errors:
-            raise CacheError(f"{self.url}: {errors[0].get('errmsg', 'a write failed')}")
+            if errors[0].get("code") == DUPLICATE:
+                raise CacheError(f"{self.url}: a document with the same unique key exists", duplicate=True)
+            raise CacheError(f"{self.url}: a write failed with error {errors[0].get('code', 0)}")
         if name == "count":
             return [[int(answer["n"])]]
         return [[self._json.dumps(answer)]]

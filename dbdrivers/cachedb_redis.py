@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -78,6 +79,17 @@ STATEFUL: Final = frozenset(
 """Commands after which a connection has another meaning, or brings what nobody asked for."""
 STATEFUL_CLIENT: Final = frozenset({"CACHING", "NO-EVICT", "NO-TOUCH", "REPLY", "SETNAME", "TRACKING"})
 NEEDS: Final = "cachedb_redis needs the Python package redis: pip install 'opensipspy[redis]'"
+# How the client begins the errors of a pipeline: with the whole command.
+OF_PIPELINE: Final = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: (?:ERR )?", re.DOTALL)
+# What servers say of a command without its arguments.
+KNOWN_WORDS: Final = re.compile(
+    r"(?:ERR )?(?:WRONGTYPE )?"
+    r"(?:Operation against a key holding the wrong kind of value|(?:hash )?value is not an integer(?: or out of range)?"
+    r"|increment or decrement would overflow|syntax error|unknown (?:sub)?command|invalid expire time"
+    r"|wrong number of arguments|command not allowed when used memory|(?:DB )?index is out of range|no such key"
+    r"|Error running script)"
+)
+CODE: Final = re.compile("[A-Z]{2,20}")
 OPTIONS: Final = frozenset({"socket", "sentinel", "tls_ca", "tls_cert", "tls_domain", "tls_key", "tls_verify"})
 
 
@@ -257,11 +269,13 @@ class RedisStore(RemoteCacheDb):
         if isinstance(error, redis.ReadOnlyError | redis.ClusterDownError | redis.RedisClusterException):
             # A master that has become a replica, a cluster that has lost one: look for the right one again.
             return CacheError(f"{self.url}: {words(error)}", transient=True)
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.InvalidResponse | OSError):
+        if isinstance(error, redis.InvalidResponse):
+            return CacheError(f"{self.url}: an answer that cannot be read", transient=True)
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
             return CacheError(f"{self.url}: {words(error)}", transient=True)
         if isinstance(error, redis.RedisError | ValueError | LookupError | TypeError | AttributeError):
             # The latter for answers of a kind that the command does not have.
-            return CacheError(f"{self.url}: {words(error)}")
+            return CacheError(f"{self.url}: {refusal(error)}")
         return None
 
     # --- commands
@@ -659,7 +673,17 @@ def unix(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(OF_PIPELINE.sub("", str(error)).split())[:300] or type(error).__name__
+
+
+def refusal(error: Exception) -> str:
+    """What may be shown of a refused command: servers repeat its arguments, which may be secrets."""
+    text = words(error)
+    found = KNOWN_WORDS.match(text)
+    if found:
+        return found[0]
+    code = text.partition(" ")[0]
+    return code if CODE.fullmatch(code) else type(error).__name__
 
 
 def entry_name(key: str, subkey: bytes) -> bytes:

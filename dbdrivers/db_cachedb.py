@@ -220,7 +220,7 @@ def cast(column: Column | None, name: str, value: DbValue) -> DbValue:
                 value if isinstance(value, datetime) else datetime.fromisoformat(as_text(value)).replace(microsecond=0)
             )
     except ValueError as error:
-        raise DatabaseError(f"column {name} is of type {column.type}: {error}") from error
+        raise DatabaseError(f"column {name} is of type {column.type}: the value is none") from error
     text = as_text(value)
     return octets(text) if column.type == "binary" else text
 

@@ -118,12 +118,15 @@ def value_of(kind: str, text: str) -> DbValue:
         return octets(text)
     if not text:
         return None
-    if kind in ("int", "integer", "bigint"):
-        return int(text)
-    if kind == "double":
-        return float(text)
-    if kind == "date":
-        return datetime.fromisoformat(text)
+    try:
+        if kind in ("int", "integer", "bigint"):
+            return int(text)
+        if kind == "double":
+            return float(text)
+        if kind == "date":
+            return datetime.fromisoformat(text)
+    except ValueError:  # its words show the value
+        raise ValueError(f"a cell is no {kind}") from None
     raise ValueError(f"{kind[:20]!r} is no type of a column")
 
 
@@ -246,15 +249,14 @@ class HttpDatabase(Database):
                         continue
                     body = await self._read(response)
                     if response.status != OK:
-                        words = " ".join(body[:200].split())
-                        raise DatabaseError(
-                            f"{self.url}: {response.status} {words}".rstrip(), transient=response.status in TRANSIENT
-                        )
+                        # What else the server says may repeat what it was sent.
+                        raise DatabaseError(f"{self.url}: {response.status}", transient=response.status in TRANSIENT)
                     return body
         except TimeoutError:
             raise DatabaseError(f"{self.url}: no answer in {self._driver.timeout} ms", transient=True) from None
         except (client.ClientError, OSError, ValueError) as error:
-            raise DatabaseError(f"{self.url}: {type(error).__name__}: {error}", transient=True) from error
+            why = f": {error}" if isinstance(error, OSError) else ""  # others tell the address, and the values in it
+            raise DatabaseError(f"{self.url}: {type(error).__name__}{why}", transient=True) from error
         raise DatabaseError(f"{self.url}: the account is refused")
 
     async def _read(self, response: Any) -> str:

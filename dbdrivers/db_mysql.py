@@ -42,7 +42,9 @@ from opensipspy.db import (
     literal,
     missing_tables,
     old_tables,
+    one_line,
     sendable,
+    without_values,
 )
 from opensipspy.module import Event, Module, Param, StartError, Wants
 from opensipspy.module.tls import TlsDomains
@@ -51,8 +53,6 @@ DEFAULT_PORT: Final = 3306
 MAX_PREPARED: Final = 256
 """Statements kept prepared on a connection."""
 DEFAULT_CONNECTIONS: Final = 10
-MOST_WORDS: Final = 500
-"""Characters of a server's error."""
 TIMES: Final = 3
 """timeout_interval counts as often for an answer."""
 NEEDS: Final = "db_mysql needs the Python package asyncmy: pip install 'opensipspy[mysql]'"
@@ -106,6 +106,29 @@ TRANSIENT: Final = frozenset(
         2014,
         2055,
         3024,  # ran for too long
+    }
+)
+# Errors whose words hold no value, beside those above: the names of accounts, tables, columns and keys only.
+HARMLESS: Final = frozenset(
+    {
+        1046,  # no database chosen
+        1048,  # column cannot be null
+        1050,  # table exists
+        1091,
+        1136,  # columns do not match values
+        1142,  # not allowed for the account, up to 1143
+        1143,
+        1146,  # no such table
+        1227,
+        1264,  # out of range for its column
+        1265,  # cut for its column
+        1364,  # no default
+        1370,
+        1406,  # too long for its column
+        1451,  # foreign keys
+        1452,
+        3819,  # checks: MySQL and MariaDB
+        4025,
     }
 )
 GONE: Final = frozenset({1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055})
@@ -273,9 +296,22 @@ def number_of(error: BaseException | None) -> int:
 
 
 def reason(error: Exception) -> str:
-    """The words of an error, in one line."""
-    words = error.args[1] if len(error.args) > 1 else error
-    return " ".join(str(words).split())[:MOST_WORDS] or type(error).__name__
+    """The words of an error, in one line. They may hold values once statements were sent."""
+    return one_line(error.args[1] if len(error.args) > 1 else error) or type(error).__name__
+
+
+def refusal(error: Exception) -> str:
+    """What may be shown of an error that a statement ended with: names, never a value."""
+    number = number_of(error)
+    if number in TRANSIENT or number in HARMLESS or not number:
+        return reason(error)
+    return f"error {number}: {without_values(reason(error)) or name_of(number)}"
+
+
+def name_of(number: int) -> str:
+    """What MySQL calls an error, "refused" for one that is not known."""
+    names = importlib.import_module("asyncmy.constants.ER")
+    return next((name for name, value in vars(names).items() if value == number), "refused").lower().replace("_", " ")
 
 
 async def open_link(url: DbUrl, database: str | None, tls: ssl.SSLContext | None) -> MysqlLink:
@@ -357,7 +393,7 @@ class MysqlLink(Link):
         # may be the bytes that could not be read.
         if not isinstance(error, self._server_error | OSError):
             return LostError(f"{self._url}: an answer that cannot be read ({type(error).__name__})", harmless=harmless)
-        text = f"{self._url}: {reason(error)}"
+        text = f"{self._url}: {refusal(error)}"
         if self.closed or number in GONE or not number or isinstance(error, OSError):
             return LostError(text, harmless=harmless)
         return DatabaseError(text, transient=number in TRANSIENT, duplicate=number in DUPLICATE)

@@ -41,6 +41,7 @@ from opensipspy.db import (
     check_single,
     numbered_marks,
     sendable,
+    without_values,
 )
 from opensipspy.module import Module, Param, ParamError, StartError
 
@@ -114,7 +115,7 @@ class OracleLink(Link):
         found = error.args[0] if error.args else None
         number = getattr(found, "code", 0) or 0
         client = str(getattr(found, "full_code", "")).startswith(CLIENT_PREFIX)
-        text = f"{self._url}: {words(error)}"
+        text = f"{self._url}: {refusal(error)}"
         if (number in GONE and not client) or isinstance(error, OSError) or getattr(found, "isrecoverable", False):
             self._gone = True
             return LostError(text, harmless=harmless)
@@ -206,6 +207,14 @@ class OracleLink(Link):
 def words(error: BaseException) -> str:
     """The words of an error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def refusal(error: BaseException) -> str:
+    """What may be shown of an error that a statement ended with: names, never a value."""
+    code = str(getattr(error.args[0] if error.args else None, "full_code", ""))
+    if not code and isinstance(error, OSError):
+        return words(error)
+    return without_values(words(error)) or code or type(error).__name__
 
 
 def seconds(module: str, name: str, value: object) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,6 +45,8 @@ from opensipspy.db import (
     numbered_marks,
     octets,
     old_tables,
+    one_line,
+    without_values,
 )
 from opensipspy.module import Module, Param, StartError, Wants
 from opensipspy.module.tls import TlsDomains
@@ -52,8 +55,6 @@ DEFAULT_PORT: Final = 5432
 MAX_PREPARED: Final = 256
 """Statements kept prepared on a connection."""
 DEFAULT_CONNECTIONS: Final = 10
-MOST_WORDS: Final = 500
-"""Characters of a server's error."""
 NEEDS: Final = "db_postgres needs the Python package asyncpg: pip install 'opensipspy[postgres]'"
 
 SQL_TYPES: Final = {
@@ -72,6 +73,10 @@ SQL_TYPES: Final = {
 # What may go away by itself, by class or code (PostgreSQL, appendix A): connections, resources, operator intervention,
 # rolled back transactions, locks, wrong accounts, a database that is not there yet, a server that only reads.
 TRANSIENT: Final = ("08", "28", "40", "53", "57", "58", "3D000", "55P03", "25006")
+# Classes and codes whose words hold no value: those above, wrong transactions, missing tables and rights.
+HARMLESS: Final = (*TRANSIENT, "0A", "25", "2B", "3F", "42501", "42P01", "42P07")
+# What the client library says of an argument that does not fit, behind the argument itself.
+MISFIT: Final = re.compile(r"\((value out of \w+ range|expected \w+, got \w+|an? (?:[a-z-]+ ){1,4}is required)\)$")
 # The server ends the connection, which may take a moment to show.
 GONE: Final = ("08", "57P01", "57P02", "57P03", "57P05")
 DUPLICATE: Final = "23505"
@@ -243,12 +248,23 @@ async def open_link(url: DbUrl, database: str, tls: ssl.SSLContext | str | bool)
 
 
 def reason(error: Exception) -> str:
-    """The words of an error, in one line; not its details, which show the row."""
-    words = " ".join(str(getattr(error, "message", None) or error).split())[:MOST_WORDS]
-    if words.startswith("invalid input for query argument"):  # asyncpg; the value follows
-        why = words.rpartition(" (")[2].rstrip(")")
-        words = f"{words.partition(':')[0]}: {why}"
-    return words or type(error).__name__
+    """The words of an error, in one line. They may hold values once statements were sent."""
+    return one_line(getattr(error, "message", None) or error) or type(error).__name__
+
+
+def refusal(error: Exception) -> str:
+    """What may be shown of an error that a statement ended with: names, never a value."""
+    words = reason(error)
+    if words.startswith("invalid input for query argument"):  # the client library's; the value follows
+        why = MISFIT.search(str(error))
+        return f"{words.partition(':')[0]}{f': {why[1]}' if why else ''}"
+    code = str(getattr(error, "sqlstate", None) or "")
+    if not code or code.startswith(HARMLESS):
+        return words
+    # The server may speak any language; that an error is of a column or table it tells beside its words too.
+    shown = without_values(words) or f"{type(error).__name__.removesuffix('Error')} ({code})"
+    places = [(place, getattr(error, f"{place}_name", None)) for place in ("table", "column", "constraint")]
+    return " ".join([shown, *(f'{place} "{name}"' for place, name in places if name and f'"{name}"' not in shown)])
 
 
 class Prepared:
@@ -317,7 +333,7 @@ class PostgresLink(Link):
             raise self._failure(error) from error
 
     def _failure(self, error: Exception, harmless: bool = False) -> DatabaseError:
-        text = f"{self._url}: {reason(error)}"
+        text = f"{self._url}: {refusal(error)}"
         if self.closed or isinstance(error, OSError):
             return LostError(text, harmless=harmless)
         code = str(getattr(error, "sqlstate", None) or "")
@@ -387,7 +403,7 @@ class PostgresLink(Link):
                 raise
         except self._stale as error:
             # Nothing was done; on another connection it is prepared afresh.
-            raise LostError(f"{self._url}: {reason(error)}", harmless=True) from error
+            raise LostError(f"{self._url}: {refusal(error)}", harmless=True) from error
         except self._errors as error:
             raise self._failure(error, harmless=not committing) from error
         return counts

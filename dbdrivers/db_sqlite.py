@@ -44,6 +44,7 @@ from opensipspy.db import (
     missing_tables,
     old_tables,
     sendable,
+    sqlite_words,
 )
 from opensipspy.module import Module, Param
 
@@ -504,7 +505,7 @@ def as_database_error(url: DbUrl, error: Exception) -> DatabaseError:
     code = getattr(error, "sqlite_errorcode", None)
     transient = isinstance(code, int) and code & 0xFF in TRANSIENT
     duplicate = code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
-    return DatabaseError(f"{url}: {error}", transient=transient, duplicate=duplicate)
+    return DatabaseError(f"{url}: {sqlite_words(error)}", transient=transient, duplicate=duplicate)
 
 
 def uses_index(connection: sqlite3.Connection, sql: str, args: Sequence[Any]) -> bool:

@@ -50,6 +50,7 @@ from opensipspy.db import (
     octets,
     old_tables,
     sendable,
+    sqlite_words,
 )
 from opensipspy.management.registry import Json
 from opensipspy.module import MiError, Module, Param, mi_command
@@ -237,7 +238,8 @@ def parse_table(text: str, declared: Table | None = None) -> tuple[list[Field], 
             try:
                 row.append(field.read(cell))
             except (ValueError, OverflowError, OSError) as error:
-                raise TextError(f"line {number}: column {field.name}: {error}") from error
+                why = f"no value of type {field.kind}" if field.kind in ("int", "long", "double") else error
+                raise TextError(f"line {number}: column {field.name}: {why}") from error
         rows.append(row)
     return fields, rows
 
@@ -359,7 +361,7 @@ class TextDatabase(Database):
             memory.execute("COMMIT")
         except (sqlite3.Error, OverflowError) as error:
             memory.execute("ROLLBACK")
-            raise DatabaseError(f"{self.url}: table {name}: {error}") from error
+            raise DatabaseError(f"{self.url}: table {name}: {sqlite_words(error)}") from error
         self._fields[name] = fields
         self._stamps[name] = (status.st_mtime_ns, status.st_size)
         self.modified.discard(name)
@@ -419,7 +421,7 @@ class TextDatabase(Database):
         return rows
 
     def _failure(self, error: Exception) -> DatabaseError:
-        return DatabaseError(f"{self.url}: {error}", duplicate="UNIQUE" in str(error))
+        return DatabaseError(f"{self.url}: {sqlite_words(error)}", duplicate="UNIQUE" in str(error))
 
     async def execute(self, writes: Sequence[Write]) -> list[int]:
         if not writes:

@@ -40,6 +40,7 @@ from opensipspy.db import (
     as_db_value,
     check_single,
     sendable,
+    without_values,
 )
 from opensipspy.module import Module, Param, StartError
 
@@ -114,6 +115,11 @@ def reason(error: BaseException) -> str:
     return " ".join(str(words).split()) or type(error).__name__
 
 
+def refusal(error: BaseException) -> str:
+    """What may be shown of an error that a statement ended with: names, never a value."""
+    return f"SQLSTATE {state_of(error)[:5] or 'unknown'}: {without_values(reason(error)) or type(error).__name__}"
+
+
 def connection_text(url: DbUrl) -> str:
     """What ODBC calls a connection string; braces keep what is in a value from being read as a further setting."""
     name = url.database
@@ -182,11 +188,11 @@ class OdbcLink(Link):
 
     def _failure(self, error: Exception, harmless: bool = False) -> DatabaseError:
         state = state_of(error)
-        text = f"{self._url}: {reason(error)}"
+        text = f"{self._url}: {refusal(error)}"
         if state[:2] in LOST_CLASSES or state in LOST_STATES:
             self._gone = True
             return LostError(text, harmless=harmless)
-        words = text.lower()
+        words = reason(error).lower()
         duplicate = state in DUPLICATE_STATES and (state == "23505" or any(word in words for word in DUPLICATE_WORDS))
         if not duplicate and state[:2] not in ("22", "23", "42", "07", "21", "HY", ""):
             return DatabaseError(text, transient=state[:2] in TRANSIENT_CLASSES)

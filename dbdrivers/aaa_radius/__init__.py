@@ -1,9 +1,10 @@
 """RADIUS (RFC 2865, RFC 2866): the servers of a radiusclient.conf, for modules with an aaa_url and for scripts.
 
 Replies count only from the server's address, with the right authenticator and, when there is one, the right
-Message-Authenticator, which every Access-Request carries. Where all servers send one, `require-message-authenticator
-yes` in the file drops replies without it (CVE-2024-3596). The status report of the group `aaa` shows for each server
-whether it answers. A silent server is asked last for `radius_deadtime` seconds (5 when the file does not say).
+Message-Authenticator, which every Access-Request carries, as its first attribute. Once a server has sent one, replies
+of its without are dropped, as they may be forged (CVE-2024-3596): `require-message-authenticator yes` in the file drops
+them from the first on, `no` takes them always. The status report of the group `aaa` shows for each server whether it
+answers. A silent server is asked last for `radius_deadtime` seconds (5 when the file does not say).
 """
 
 from __future__ import annotations

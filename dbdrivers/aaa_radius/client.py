@@ -46,12 +46,29 @@ class Watcher(Protocol):
         """A server is asked for the first time, does not answer, or answers again."""
 
 
+class Seal:
+    """Whether replies of a server need a Message-Authenticator (CVE-2024-3596). learns: once one had it, all do."""
+
+    def __init__(self, needed: bool, learns: bool) -> None:
+        self.needed = needed
+        self._learns = learns
+
+    def admits(self, reply: bytes) -> bool:
+        """Whether a checked reply counts."""
+        if self.needed or self._learns:
+            if packet.is_sealed(reply):
+                self.needed = True
+            elif self.needed:
+                return False
+        return True
+
+
 class Port(asyncio.DatagramProtocol):
     """A socket connected to one server: what others send to it, the system drops."""
 
-    def __init__(self, server: ServerConfig, name: str, watcher: Watcher, sealed: bool) -> None:
+    def __init__(self, server: ServerConfig, name: str, watcher: Watcher, seal: Seal) -> None:
         self._server = server
-        self._sealed = sealed
+        self._seal = seal
         self._name = name
         self._watcher = watcher
         self._waiting: dict[int, tuple[asyncio.Future[bytes], bytes]] = {}
@@ -97,9 +114,9 @@ class Port(asyncio.DatagramProtocol):
                 self._watcher.late()
             else:
                 self._watcher.dropped(self._name, "it is broken or not authentic")
-        elif self._sealed and not packet.is_sealed(reply):
-            # CVE-2024-3596: such a reply can be forged by those between.
-            self._watcher.dropped(self._name, "it has no Message-Authenticator, which the configuration requires")
+        elif not self._seal.admits(reply):
+            # Such a reply can be forged by those between.
+            self._watcher.dropped(self._name, "it has no Message-Authenticator, as it has to")
         elif not waiting[0].done():
             waiting[0].set_result(reply)
 
@@ -112,9 +129,9 @@ class Port(asyncio.DatagramProtocol):
 class Server:
     """One server with its sockets. dead_until: by the clock of the loop, it is asked last before then."""
 
-    def __init__(self, config: ServerConfig, watcher: Watcher, sealed: bool) -> None:
+    def __init__(self, config: ServerConfig, watcher: Watcher, seal: Seal) -> None:
         self.config = config
-        self._sealed = sealed
+        self._seal = seal
         self._watcher = watcher
         self.known = False
         self.dead_until = 0.0
@@ -136,7 +153,7 @@ class Server:
             if len(self._ports) >= MAX_PORTS:
                 raise OSError(f"{MAX_PORTS * IDENTIFIERS} requests wait for it already")
             _, port = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: Port(self.config, self.name, self._watcher, self._sealed),
+                lambda: Port(self.config, self.name, self._watcher, self._seal),
                 local_addr=(bind, 0) if bind else None,
                 remote_addr=(self.config.host, self.config.port),
             )
@@ -164,8 +181,8 @@ class RadiusClient(AaaClient):
         self._config = config
         self._dictionary = dictionary
         self._watcher = watcher
-        self._auth = [Server(server, watcher, config.sealed) for server in config.auth]
-        self._acct = [Server(server, watcher, sealed=False) for server in config.acct]
+        self._auth = [Server(server, watcher, Seal(config.sealed, config.learns)) for server in config.auth]
+        self._acct = [Server(server, watcher, Seal(False, False)) for server in config.acct]
 
     def check(self, names: Iterable[str]) -> None:
         missing = [name for name in names if self._dictionary.attribute(name) is None]

@@ -34,7 +34,8 @@ class Config:
     """What the file says, times in seconds.
 
     dead: how long a silent server is asked last. bind: the address to send from, "" for any. nas_identifier: sent in
-    requests, "" for none. sealed: answers to Access-Requests have a Message-Authenticator. ignored: unused settings.
+    requests, "" for none. sealed: answers to Access-Requests have a Message-Authenticator; learns: those of a server
+    that has sent one have it. ignored: unused settings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +49,7 @@ class Config:
         self.bind = ""
         self.nas_identifier = ""
         self.sealed = False
+        self.learns = True
         self.ignored: list[str] = []
 
 
@@ -120,7 +122,8 @@ def read_config(path: Path) -> Config:
             elif name == "bindaddr":
                 config.bind = "" if values[0] == "*" else str(ipaddress.ip_address(values[0]))
             elif name == "require-message-authenticator":
-                config.sealed = values[0].lower() in ("yes", "true")
+                word = values[0].lower()
+                config.sealed, config.learns = word in ("yes", "true"), word == "auto"
             elif name == "nas-identifier":
                 config.nas_identifier = values[0]
             else:

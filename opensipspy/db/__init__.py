@@ -22,6 +22,7 @@ from .schema import INTEGER_TYPES, NO_DEFAULT, VERSION_TABLE, Column, Index, Tab
 from .sql import SqlText, check_single, literal, missing_tables, numbered_marks
 from .url import DbUrl, parse_url
 from .values import as_db_value, as_float, as_int, as_text, octets, sendable
+from .words import one_line, sqlite_words, without_values
 
 __all__ = [
     "INTEGER_TYPES",
@@ -64,6 +65,9 @@ __all__ = [
     "numbered_marks",
     "octets",
     "old_tables",
+    "one_line",
     "parse_url",
     "sendable",
+    "sqlite_words",
+    "without_values",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -374,6 +375,39 @@ def test_a_reply_without_message_authenticator_is_dropped(tmp_path: Path, caplog
 
     asyncio.run(scenario())
     assert "it has no Message-Authenticator" in caplog.text
+
+
+@pytest.mark.parametrize(("setting", "taken"), [("", False), ("require-message-authenticator no", True)])
+def test_what_a_server_has_sent_once_it_has_to_send(setting: str, taken: bool, tmp_path: Path) -> None:
+    """CVE-2024-3596: who forges a reply cannot make a Message-Authenticator, so he leaves it out."""
+    module = AaaRadius()
+    core = FakeCore()
+    core.add(module)
+    seals = [False, True, False]
+
+    def answer(request: bytes) -> bytes:
+        if not seals[0]:
+            return sealed(request, 2, b"")
+        head = bytes((2, request[1], 0, 38))
+        blank = head + request[4:20] + bytes((80, 18)) + bytes(16)
+        return sealed(request, 2, bytes((80, 18)) + hmac.digest(SECRET, blank, "md5"))
+
+    async def scenario() -> None:
+        server, url = await answering(answer, tmp_path, setting=setting)
+        client = await open_client(core, url)
+        for _ in range(2):
+            assert (await client.authenticate([("User-Name", "bob")])).accepted
+            del seals[0]
+        if taken:
+            assert (await client.authenticate([("User-Name", "bob")])).accepted
+        else:
+            with pytest.raises(AaaError, match="no RADIUS server answers"):
+                await client.authenticate([("User-Name", "bob")])
+            assert module.dropped_replies.read() == 2
+        server.transport.close()
+        await module.stop()
+
+    asyncio.run(scenario())
 
 
 def test_an_unexpected_code_is_an_error(tmp_path: Path) -> None:
