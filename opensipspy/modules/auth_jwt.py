@@ -112,7 +112,8 @@ def _object(part: str) -> dict[str, Any]:
         raise ValueError("is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("holds JSON that is no object")
-    # Half a surrogate pair, which an escape can bring, is no text that the script could write anywhere.
+    # Half a surrogate pair, which an escape can bring, is no text that the script could write anywhere; a number may
+    # be too large to be one.
     _compact(value).encode("utf-8")
     return value
 
@@ -123,7 +124,7 @@ def _no_number(name: str) -> None:
 
 
 def _compact(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class AuthJwt(Module):

@@ -145,6 +145,9 @@ def test_tokens_without_a_signature_are_never_valid(algorithm: object):
         f"{part({'alg': chr(0xDFFF)})}.{part(CLAIMS)}.AAAA",
         f"{part({'alg': 'HS256'})}.{part({'exp': float('nan')})}.AAAA",
         f"{part({'alg': 'HS256'})}.{part({'exp': float('inf')})}.AAAA",
+        f"{part({'alg': 'HS256'})}." + base64.urlsafe_b64encode(b'{"exp":1e999}').decode().rstrip("=") + ".AAAA",
+        f"{part({'alg': 'HS256'})}." + base64.urlsafe_b64encode(b'{"exp":%s}' % (b"9" * 5000)).decode() + ".AAAA",
+        f"{part({'alg': 'HS256'})}.{part({'a' * 9000: 'b' * 9000})}.AAAA",
     ],
 )
 def test_what_is_no_token(token: str):

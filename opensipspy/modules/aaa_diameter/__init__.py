@@ -87,6 +87,8 @@ MAX_FILE: Final = 1 << 20
 TOKEN: Final = "_fdmsg_"
 REQUEST_EVENT: Final = "E_DM_REQUEST"
 STATUS_GROUP: Final = "aaa"
+MAX_SHOWN: Final = 256
+"""Peers in the status report; of those that are let in by a pattern no more are shown."""
 CONNECTED: Final = 1
 AWAY: Final = -1
 
@@ -206,8 +208,10 @@ class AaaDiameter(Module, DiameterApi, AaaDriver, Owner):
 
     def peer_changed(self, identity: str, is_open: bool, why: str) -> None:
         text = f"connected over {why}" if is_open else f"lost: {why}"
-        self.core.status.set_status(STATUS_GROUP, CONNECTED if is_open else AWAY, text, identity)
-        self.core.status.report(STATUS_GROUP, text, identity)
+        shown = self.core.status.group(STATUS_GROUP) or {}
+        if identity in shown or len(shown) < MAX_SHOWN:
+            self.core.status.set_status(STATUS_GROUP, CONNECTED if is_open else AWAY, text, identity)
+            self.core.status.report(STATUS_GROUP, text, identity)
         if is_open and self._level < QUIET:
             self.core.log.info("aaa_diameter: connected with %s over %s", identity, why)
         elif not is_open and self._level <= QUIET:

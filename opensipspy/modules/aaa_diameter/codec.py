@@ -12,6 +12,8 @@ VERSION: Final = 1
 HEADER_SIZE: Final = 20
 MAX_MESSAGE: Final = 1 << 20
 """Octets of a message; the length field would allow 16 MiB."""
+MAX_FIRST: Final = 1 << 16
+"""Octets of a message of somebody who has not said yet who he is."""
 MAX_AVPS: Final = 4096
 """AVPs of one message, those in groups counted."""
 MAX_DEPTH: Final = 16
@@ -200,22 +202,23 @@ def decode(data: bytes) -> Message:
     return Message(second & 0xFFFFFF, application, second >> 24, avps, hop_by_hop, end_to_end)
 
 
-def check_start(word: int) -> int:
+def check_start(word: int, most: int = MAX_MESSAGE) -> int:
     """The length in the first four octets of a message. DiameterError when they can start none."""
     size = word & 0xFFFFFF
     if word >> 24 != VERSION:
         raise DiameterError(f"version {word >> 24}")
-    if size < HEADER_SIZE or size & 3 or size > MAX_MESSAGE:
+    if size < HEADER_SIZE or size & 3 or size > most:
         raise DiameterError(f"a message of {size} octets")
     return size
 
 
 class Framer:
-    """Cuts what arrives on a stream into messages."""
+    """Cuts what arrives on a stream into messages. most: octets of one."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "most")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_MESSAGE) -> None:
+        self.most = most
         self._kept = bytearray()
 
     @property
@@ -230,7 +233,7 @@ class Framer:
         found = []
         at = 0
         while len(kept) - at >= 4:
-            size = check_start(_WORD.unpack_from(kept, at)[0])
+            size = check_start(_WORD.unpack_from(kept, at)[0], self.most)
             if len(kept) - at < size:
                 break
             found.append(bytes(kept[at : at + size]))

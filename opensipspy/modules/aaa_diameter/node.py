@@ -24,6 +24,8 @@ from opensipspy.modules.aaa_diameter.codec import (
     DISCONNECT_PEER,
     ELECTION_LOST,
     ERROR,
+    MAX_FIRST,
+    MAX_MESSAGE,
     NO_COMMON_APPLICATION,
     PROXIABLE,
     RELAY_APPLICATION,
@@ -58,6 +60,8 @@ MAX_WRITE: Final = 4 << 20
 """Octets waiting to leave on one connection; a peer that reads no more is lost."""
 MAX_INCOMING: Final = 256
 """Connections that others made to us."""
+MAX_UNKNOWN: Final = 16
+"""Connections from one address of which we do not know yet who it is, so that others find room."""
 ACCEPT_PAUSE_S: Final = 1.0
 """How long no connection is taken after the system had no room for one."""
 HELD_S: Final = 120.0
@@ -149,7 +153,7 @@ class Link:
         self.why = "it closed the connection"
         self.stay_away = False
         self.wire = wire
-        self._framer = Framer()
+        self._framer = Framer(MAX_FIRST)
         self._messages: list[bytes] = []
         self._heard = 0.0
         self._waiting = False
@@ -200,6 +204,7 @@ class Link:
 
     async def serve(self) -> None:
         """Handle messages of an open connection until it ends."""
+        self._framer.most = MAX_MESSAGE
         self._heard = self.node.now()
         self._arm()
         said = False
@@ -467,7 +472,8 @@ class Node:
         await self._taken(TcpWire(reader, writer))
 
     async def _taken(self, wire: Wire) -> None:
-        if self._stopping or len(self._incoming) >= MAX_INCOMING:
+        strangers = sum(not other.is_open and other.address == wire.address for other in self._incoming)
+        if self._stopping or len(self._incoming) >= MAX_INCOMING or strangers >= MAX_UNKNOWN:
             wire.abort()
             return
         link = Link(self, wire, None)
@@ -498,7 +504,7 @@ class Node:
         self._learn(link, request)
         name = link.identity
         result = SUCCESS
-        if not self.config.admits(name, link.secure) or not link.certified():
+        if name == self.config.identity.lower() or not self.config.admits(name, link.secure) or not link.certified():
             result = UNKNOWN_PEER
         elif name in self.links or (name in self._calling and name > self.config.identity.lower()):
             # §5.6.4: with both calling, the connection of the higher name stays.
