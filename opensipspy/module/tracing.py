@@ -84,19 +84,23 @@ class ConnectionReport:
 
 
 class TraceSink(ABC):
-    """A module that takes copies (`proto_hep`), as `core.api("proto_hep", TraceSink)`. None of its methods waits."""
-
-    @abstractmethod
-    def takes(self, destination: str) -> bool:
-        """Whether there is a destination of that name to which these copies can go."""
+    """A module that takes copies of management traffic (`proto_hep`), as `core.api("proto_hep", TraceSink)`."""
 
     @abstractmethod
     def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
-        """Send a copy of one management command to a destination."""
+        """Send a copy of one call to a destination that the module knows by name."""
+
+
+class ConnectionSink(ABC):
+    """A module that is told of connections (`proto_hep`), as `core.api("proto_hep", ConnectionSink)`."""
+
+    @abstractmethod
+    def takes(self, destination: str) -> bool:
+        """Whether there is a destination of that name to which such reports can go."""
 
     @abstractmethod
     def trace_connection(self, destination: str, report: ConnectionReport) -> None:
-        """Tell a destination of a connection."""
+        """Tell a destination of a connection; never waits."""
 
 
 class TracedConnection(Protocol):
@@ -162,7 +166,7 @@ class TracedTransport(Module, ConnectionTracer):
     )
 
     def __init__(self, **params: Any) -> None:
-        self._sink: TraceSink | None = None
+        self._sink: ConnectionSink | None = None
         super().__init__(**params)
 
     def routes_used(self) -> Sequence[tuple[int, str]]:
@@ -174,7 +178,7 @@ class TracedTransport(Module, ConnectionTracer):
             return
         try:
             # The rule that an abstract class is no type argument is for constructors; this is a look-up by class.
-            sink = self.core.api("proto_hep", TraceSink)  # type: ignore[type-abstract]
+            sink = self.core.api("proto_hep", ConnectionSink)  # type: ignore[type-abstract]
         except LookupError:
             self.core.log.warning("%s: trace_destination needs the proto_hep module, nothing is traced", self.name)
             return
@@ -301,6 +305,7 @@ def shown_handshake(data: bytes) -> str:
 
 __all__ = [
     "ConnectionReport",
+    "ConnectionSink",
     "ConnectionTracer",
     "TraceSink",
     "TracedConnection",

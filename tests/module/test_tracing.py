@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from opensipspy import sip
-from opensipspy.management import Json, MiError
+from opensipspy.management import MiError
 from opensipspy.module import Module
 from opensipspy.module.testing import FakeCore
 from opensipspy.module.tls import TlsSession
-from opensipspy.module.tracing import ConnectionReport, TracedTransport, TraceSink, shown_handshake
+from opensipspy.module.tracing import ConnectionReport, ConnectionSink, TracedTransport, shown_handshake
 from opensipspy.modules.proto_tcp import ProtoTcp
 from opensipspy.script.kinds import REQUEST
 from opensipspy.script.run import Run
@@ -24,7 +24,7 @@ from opensipspy.sip import Peer, Socket
 HERE = Socket(sip.PROTO_TCP, "192.0.2.1", 5060)
 
 
-class Sink(Module, TraceSink):
+class Sink(Module, ConnectionSink):
     name = "proto_hep"
 
     def __init__(self) -> None:
@@ -33,9 +33,6 @@ class Sink(Module, TraceSink):
 
     def takes(self, destination: str) -> bool:
         return destination == "homer"
-
-    def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
-        raise AssertionError
 
     def trace_connection(self, destination: str, report: ConnectionReport) -> None:
         assert destination == "homer"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opensipspy.management import Json
 from opensipspy.module import Module, Param, ParamError, StartError, script_function
 from opensipspy.module.tls import TlsDomains
-from opensipspy.module.tracing import ConnectionReport, TraceSink
+from opensipspy.module.tracing import ConnectionReport, ConnectionSink, TraceSink
 from opensipspy.modules.proto_hep.packet import (
     CONTROL,
     CORRELATION,
@@ -70,7 +70,7 @@ def parse_hep_id(text: str) -> Destination:
     return Destination(found["name"], where["v6"] or where["host"], port, transport, int(version))
 
 
-class ProtoHep(Module, TraceSink):
+class ProtoHep(Module, TraceSink, ConnectionSink):
     """Send HEP packets to collectors: what happens to connections, correlations of calls, management commands.
 
     Packets are sent only; there are no `socket=hep_...` listening points. A collector that is away delays nothing:
