@@ -12,6 +12,7 @@ from typing import Any, Final
 from opensipspy.management import SERVER_ERROR, jsonrpc
 from opensipspy.module import Param, ParamError, StartError
 from opensipspy.module.door import MiDoor, group_id, user_id
+from opensipspy.module.tracing import Ends
 
 BURST: Final = 16
 """Datagrams that are read before something else gets its turn."""
@@ -183,16 +184,15 @@ class MiDatagram(MiDoor):
     def _is_trusted(self, sender: Any) -> bool:
         if not isinstance(sender, tuple):
             return True  # the rights of the Unix socket's file decide
-        address = ipaddress.ip_address(str(sender[0]).partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self._trusted)
+        address = _plain(sender[0])
+        return any(address in network for network in self._trusted)
 
     async def _serve(self, data: bytes, sender: Any) -> None:
         try:
             if len(data) > self.socket_buf_size:
                 response: bytes | None = self._error(f"a request has at most {self.socket_buf_size} bytes")
             else:
-                response = await self.answer(data)
+                response = await self.answer(data, self._ends(sender))
             if response is None or not sender:
                 return
             if len(response) > self.socket_buf_size:
@@ -203,6 +203,16 @@ class MiDatagram(MiDoor):
         finally:
             self._inside -= 1
             self._resume()
+
+    def _ends(self, sender: Any) -> Ends | None:
+        """Who asks and who answers, over UDP."""
+        if not isinstance(sender, tuple):
+            return None
+        asker, here = _plain(sender[0]), _plain(self.address[0])
+        if asker.version != here.version:
+            # IPv4 that reaches a socket of IPv6, bound to no address.
+            here = ipaddress.ip_address("0.0.0.0" if asker.version == 4 else "::")
+        return (str(asker), int(sender[1])), (str(here), int(self.address[1]))
 
     @staticmethod
     def _error(text: str, request: bytes = b"") -> bytes:
@@ -227,3 +237,9 @@ class MiDatagram(MiDoor):
                     raise TimeoutError("the client does not read") from None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.1)
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Without a zone, and IPv4 as such where it came to a socket of IPv6."""
+    read = ipaddress.ip_address(str(address).partition("%")[0])
+    return getattr(read, "ipv4_mapped", None) or read

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import grp
 import pwd
+from functools import partial
 
 from opensipspy.management import Json, jsonrpc
 from opensipspy.module.declarations import Param
 from opensipspy.module.module import Module, StartError
-from opensipspy.module.tracing import TraceSink
+from opensipspy.module.tracing import Ends, TraceSink
 
 
 class TraceFilter:
@@ -50,18 +51,21 @@ class MiDoor(Module):
         except LookupError:
             self.core.log.warning("%s: trace_destination needs the proto_hep module, nothing is traced", self.name)
 
-    async def answer(self, data: bytes) -> bytes | None:
-        """The response to a request, None for a notification; never raises for what the bytes hold."""
-        traced = self._trace if self._sink is not None else None
+    async def answer(self, data: bytes, ends: Ends | None = None) -> bytes | None:
+        """The response to a request, None for a notification; never raises for what the bytes hold.
+
+        ends: where it came from and to, for whom it is traced; None when that was no network.
+        """
+        traced = partial(self._trace, ends=ends) if self._sink is not None else None
         return await jsonrpc.handle(data, self.core.mi, pretty=bool(self.pretty_printing), traced=traced)
 
-    def _trace(self, method: str, params: Json, response: Json) -> None:
+    def _trace(self, method: str, params: Json, response: Json, ends: Ends | None = None) -> None:
         if self._sink is None or self.trace_destination is None:
             return
         command = self.core.mi.find(method)
         names = {method} if command is None else {method, command.name, command.command, *command.aliases}
         if self._filter.traces(names):
-            self._sink.trace_mi(self.trace_destination, self.name, method, params, response)
+            self._sink.trace_mi(self.trace_destination, self.name, method, params, response, ends)
 
 
 def user_id(name: int | str | None) -> int:

@@ -83,12 +83,18 @@ class ConnectionReport:
         self.parts = parts
 
 
+Ends = tuple[tuple[str, int], tuple[str, int]]
+"""Address and port of who asks, and of who answers."""
+
+
 class TraceSink(ABC):
     """A module that takes copies of management traffic (`proto_hep`), as `core.api("proto_hep", TraceSink)`."""
 
     @abstractmethod
-    def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
-        """Send a copy of one call to a destination that the module knows by name."""
+    def trace_mi(
+        self, destination: str, door: str, method: str, params: Json, response: Json, ends: Ends | None = None
+    ) -> None:
+        """Send a copy of one call to a destination that the module knows by name. ends: None for no network."""
 
 
 class ConnectionSink(ABC):
@@ -307,6 +313,7 @@ __all__ = [
     "ConnectionReport",
     "ConnectionSink",
     "ConnectionTracer",
+    "Ends",
     "TraceSink",
     "TracedConnection",
     "TracedTransport",

@@ -9,8 +9,8 @@ import pytest
 
 from opensipspy.management import CommandDecl, Json, MiError
 from opensipspy.module import Module
-from opensipspy.module.door import TraceSink
 from opensipspy.module.testing import FakeCore, make_run, make_var, request
+from opensipspy.module.tracing import Ends, TraceSink
 from opensipspy.modules.mi_script import MiScript
 from opensipspy.script.declare import VarRef
 from opensipspy.script.run import Run
@@ -23,7 +23,10 @@ class Sink(Module, TraceSink):
         super().__init__()
         self.traced: list[tuple[str, str, str, Json, Json]] = []
 
-    def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
+    def trace_mi(
+        self, destination: str, door: str, method: str, params: Json, response: Json, ends: Ends | None = None
+    ) -> None:
+        assert ends is None
         self.traced.append((destination, door, method, params, response))
 
 

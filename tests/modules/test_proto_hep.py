@@ -245,8 +245,11 @@ def test_management_commands_are_copied_with_one_correlation() -> None:
         module.trace_mi("homer", "mi_http", "ul_show_contact", {"table": "location", "aor": "x"}, {"result": "OK"})
         asked, answered = await collector.next(), await collector.next()
         assert asked[11] == answered[11] == b"\x57"
-        assert asked[0x11] == answered[0x11] != b""
-        assert asked[15] == b"ul_show_contact##mi_http##location,x"
+        assert asked[0x11] == answered[0x11]
+        assert asked[0x11].startswith(b"MICORR")
+        # The answer goes the other way.
+        assert (asked[3], asked[4]) == (answered[4], answered[3])
+        assert asked[15] == b"ul_show_contact##http##location,x"
         assert json.loads(answered[15]) == {"result": "OK"}
 
     asyncio.run(with_collector(play, homer5_delim="##"))
@@ -257,7 +260,7 @@ def test_doors_find_the_collector_by_its_name() -> None:
         door = core.add(MiScript(trace_destination="homer"))
         await door.start()
         module.trace_mi("homer", door.name, "ps", None, [1, 2])
-        assert json.loads((await collector.next())[15]) == {"command": "ps", "backend": "mi_script"}
+        assert json.loads((await collector.next())[15]) == {"command": "ps", "backend": "script"}
         assert json.loads((await collector.next())[15]) == {"reply": "[1, 2]"}
 
     asyncio.run(with_collector(play, homer5_on=0))

@@ -48,7 +48,9 @@ loadmodule "proto_wss.so"
 loadmodule "sl.so"
 loadmodule "tm.so"
 loadmodule "mi_datagram.so"
-modparam("mi_datagram", "socket_name", "{folder}/mi")
+modparam("mi_datagram", "socket_name", "udp:127.0.0.1:{commands}")
+modparam("mi_datagram", "trace_destination", "homer")
+modparam("mi_datagram", "trace_bwlist", "w: version")
 modparam("proto_hep", "hep_id", "[homer] 127.0.0.1:{collector}; transport=udp; version=3")
 modparam("proto_hep", "homer5_on", {homer5})
 modparam("proto_hep", "hep_capture_id", 77)
@@ -123,10 +125,12 @@ class Site:
         self.own = own
         self.folder = folder
         self._ended: set[str] = set()
+        self.asked_from = ("", 0)
         self.authority = Authority(folder)
         self.server = self.authority.issue("server.test")
         self.client = self.authority.issue("client.test")
         self.ports = {proto: free_port() for proto in ("udp", *PROTOCOLS)}
+        self.commands = free_port()
         self._collector = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._collector.bind(("127.0.0.1", 0))
         self._collector.settimeout(PATIENCE_S)
@@ -143,7 +147,7 @@ class Site:
             # It is no module file there, and HEP packets leave from a listening point.
             tcp='loadmodule "proto_tcp.so"',
             sockets=sockets if own else sockets + f"socket=hep_udp:127.0.0.1:{free_port()}\n",
-            folder=folder,
+            commands=self.commands,
             collector=self._collector.getsockname()[1],
             homer5=homer5,
             server=self.server,
@@ -230,11 +234,12 @@ class Site:
         request: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": name}
         if params:
             request["params"] = list(params)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asker:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.settimeout(PATIENCE_S)
-            asker.bind(str(self.folder / f"asker{time.monotonic_ns()}"))
-            asker.sendto(json.dumps(request).encode(), str(self.folder / "mi"))
+            asker.bind(("127.0.0.1", 0))
+            asker.sendto(json.dumps(request).encode(), ("127.0.0.1", self.commands))
             answer = json.loads(asker.recv(65535))
+            self.asked_from = asker.getsockname()
         return answer.get("result", answer.get("error"))
 
     def stop(self) -> None:
@@ -473,3 +478,17 @@ def test_a_route_chooses_what_is_traced(tmp_path: Path) -> None:
         assert [told.parts["Protocol"] for told in site.until_closed()] == ["WSS", "WSS"]
     finally:
         site.stop()
+
+
+def test_management_commands_are_copied(site: Site) -> None:
+    """The C server says of datagrams too that they came over TCP."""
+    result = site.command("version")
+    asked, answered = site.next(), site.next()
+    assert asked.fixed() == answered.fixed() == {1: b"\x02", 2: b"\x06", 11: b"\x57", 12: struct.pack(">I", 77)}
+    assert (asked.source, asked.destination) == (site.asked_from, ("127.0.0.1", site.commands))
+    assert (answered.source, answered.destination) == (asked.destination, asked.source)
+    assert asked.parts == {"command": "version", "backend": "datagram"}
+    assert json.loads(answered.parts["reply"]) == {"jsonrpc": "2.0", "result": result, "id": 1}
+    assert asked.correlation == answered.correlation
+    assert asked.correlation.startswith("MICORR")
+    assert set(asked.chunks) == set(answered.chunks) == {1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 15, 17}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
+from base64 import b64encode
 from collections.abc import Mapping
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opensipspy.management import Json
 from opensipspy.module import Module, Param, ParamError, StartError, script_function
 from opensipspy.module.tls import TlsDomains
-from opensipspy.module.tracing import ConnectionReport, ConnectionSink, TraceSink
+from opensipspy.module.tracing import ConnectionReport, ConnectionSink, Ends, TraceSink
 from opensipspy.modules.proto_hep.packet import (
     CONTROL,
     CORRELATION,
@@ -163,21 +163,27 @@ class ProtoHep(Module, TraceSink, ConnectionSink):
             return False
         return sender.put(data)
 
-    def trace_mi(self, destination: str, door: str, method: str, params: Json, response: Json) -> None:
+    def trace_mi(
+        self, destination: str, door: str, method: str, params: Json, response: Json, ends: Ends | None = None
+    ) -> None:
         """Send two packets with one correlation: the command, its door and its parameters, then what was answered."""
         sender = self.senders.get(destination)
         if sender is None or sender.destination.version != 3:
             why = "no such hep_id" if sender is None else "HEP 1 and 2 carry no management commands"
             self.core.log.warning("%s: trace_destination %r: %s", door, destination, why)
             return
-        chunks = ((CORRELATION, str(uuid.UUID(int=self.core.random.getrandbits(128))).encode()),)
-        asked = {"command": method, "backend": door}
+        chunks = ((CORRELATION, b"MICORR" + b64encode(self.core.random.getrandbits(144).to_bytes(18))),)
+        # Collectors know the doors by the names that OpenSIPS gives them: "datagram", "http".
+        asked = {"command": method, "backend": door.removeprefix("mi_")}
         texts = _texts(params)
         if texts:
             asked["parameters"] = texts
+        source, there = ends or (HERE, THERE)
         for parts in (asked, {"reply": json.dumps(response, default=str)}):
             cut = {name: text[:LONGEST_TEXT] for name, text in parts.items()}
-            self._send(sender, Capture(HERE, THERE, IP_TCP, MI, self.core.time(), self._payload(cut), chunks))
+            self._send(sender, Capture(source, there, IP_TCP, MI, self.core.time(), self._payload(cut), chunks))
+            # What was answered went the other way.
+            source, there = there, source
 
     def trace_connection(self, destination: str, report: ConnectionReport) -> None:
         sender = self.senders.get(destination)
