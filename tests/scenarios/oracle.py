@@ -52,7 +52,7 @@ def challenge_of(reply: Received, header: str = "WWW-Authenticate") -> dict[str,
 
 
 class Site:
-    """One of the two servers. own: this one."""
+    """One of the two servers. own: this one. A script's @DB@ is its database, @SITE@ "own" or "c"."""
 
     def __init__(self, own: bool, folder: Path, modules: Sequence[str], script: str, database: Callable[[Path], None]):
         self.own = own
@@ -65,7 +65,7 @@ class Site:
             text += C_HEAD.format(modules=os.environ["OPENSIPS_MODULES"])
         text += "".join(f'loadmodule "{name}.so"\n' for name in ("proto_udp", "sl", "signaling", "sipmsgops", *modules))
         path = folder / "script.cfg"
-        path.write_text(text + script.replace("@DB@", url), encoding="utf-8")
+        path.write_text(text + script.replace("@DB@", url).replace("@SITE@", "own" if own else "c"), encoding="utf-8")
         self.phone = Phone("alice", ("127.0.0.1", self.port))
         self._log = folder / "c.log"
         self._own: ServerProcess | None = None

@@ -11,10 +11,12 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.backends import FreeradiusServer
 from tests.scenarios.oracle import ANYTHING, Site, Twins, answer, challenge_of, digest_hash
 
 pytestmark = pytest.mark.scenario
@@ -363,6 +365,152 @@ TOKENS: list[tuple[str, str, str, object, object | None]] = [
 def test_tokens(jwt: Twins, case: str, text: str, ours: object, theirs: object | None) -> None:
     """RFC 7519 §7.2, RFC 8725 §2.1: what is signed with the secret, in its time; nothing else."""
     assert not jwt.each(lambda site: site.ask("OPTIONS", case, [f"X-Token: {text}"])["X-Out"], ours, theirs)
+
+
+# --- peering, auth_aaa, group and aaa_radius, with FreeRADIUS
+
+RADIUS_USERS = """biloxi.com Auth-Type := Accept, Service-Type == Sip-Verify-Destination
+\tSIP-AVP += "prh:hash@1"
+
+atlanta.com Auth-Type := Accept, SIP-Request-Hash == "hash@1"
+\tSIP-AVP += "prh:checked"
+
+alice@atlanta.com Cleartext-Password := "wonder"
+\tSIP-AVP += "tariff:gold"
+
+bob Cleartext-Password := "pin"
+\tReply-Message := "premium"
+"""
+# What radcli's dictionary lacks.
+RADCLI = """
+$INCLUDE /etc/radcli/dictionary
+$INCLUDE /etc/radcli/dictionary.sip
+ATTRIBUTE SIP-URI-User 208 string
+ATTRIBUTE SIP-From-Tag 206 string
+ATTRIBUTE SIP-Call-Id 232 string
+ATTRIBUTE SIP-Request-Hash 233 string
+ATTRIBUTE SIP-AVP 225 string
+ATTRIBUTE User-Password 2 string
+ATTRIBUTE Sip-Uri-Host 209 string
+ATTRIBUTE Sip-Group 211 string
+ATTRIBUTE Digest-Algorithm 1068 string
+ATTRIBUTE Digest-Username 1072 string
+ATTRIBUTE Digest-Opaque 1073 string
+VALUE Service-Type Sip-Session 15
+VALUE Service-Type Call-Check 10
+VALUE Service-Type Group-Check 12
+VALUE Service-Type Sip-Verify-Destination 21
+VALUE Service-Type Sip-Verify-Source 22
+"""
+RADIUS = """
+loadmodule "auth.so"
+loadmodule "aaa_radius.so"
+loadmodule "auth_aaa.so"
+loadmodule "peering.so"
+modparam("auth_aaa", "aaa_url", "radius:{folder}/@SITE@.conf")
+modparam("peering", "aaa_url", "radius:{folder}/@SITE@.conf")
+modparam("aaa_radius", "radius_config", "{folder}/@SITE@.conf")
+modparam("aaa_radius", "sets", "question = (User-Name=$var(user), User-Password=$var(pin))")
+modparam("aaa_radius", "sets", "reply = (Reply-Message=$avp(prh))")
+
+route {{
+    $var(rc) = 0;
+    $var(what) = $rU;
+    $avp(prh) = NULL;
+    $avp(tariff) = NULL;
+    switch ($var(what)) {{
+        case "challenge":
+            www_challenge("atlanta.com", "$hdr(X-Qop)", "MD5");
+            exit;
+        case "www":
+            aaa_www_authorize("atlanta.com");
+            $var(rc) = $rc;
+            break;
+        case "destination":
+            $ru = "sip:x@" + $hdr(X-Host);
+            verify_destination();
+            $var(rc) = $rc;
+            break;
+        case "source":
+            $ru = "sip:x@" + $hdr(X-Host);
+            verify_source();
+            $var(rc) = $rc;
+            break;
+        case "send":
+            $var(user) = $hdr(X-User);
+            $var(pin) = $hdr(X-Pin);
+            radius_send_auth("question", "reply");
+            $var(rc) = $rc;
+            break;
+    }}
+    append_to_reply("X-Out: $var(rc) $avp(prh) $avp(tariff)\\r\\n");
+    sl_send_reply(200, "OK");
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def radius(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    if FreeradiusServer.programs() is None:
+        pytest.skip("FreeRADIUS is missing: apt-get install freeradius")
+    server = FreeradiusServer()
+    folder = tmp_path_factory.mktemp("radius")
+    twins = None
+    try:
+        server.prepare(RADIUS_USERS)
+        server.start()
+        ports = f"authserver localhost:{server.port}\nacctserver localhost:{server.acct_port}\n"
+        (folder / "servers").write_text("localhost testing123\n127.0.0.1 testing123\n")
+        (folder / "dictionary").write_text(RADCLI)
+        own = f"{ports}servers {folder}/servers\ndictionary {server.folder}/dictionary\n"
+        (folder / "own.conf").write_text(own + "radius_timeout 5\nradius_retries 2\n")
+        theirs = f"nas-identifier x\n{ports}servers {folder}/servers\ndictionary {folder}/dictionary\n"
+        (folder / "c.conf").write_text(theirs + "radius_timeout 5\nradius_retries 2\nbindaddr *\n")
+        twins = Twins(folder, [], RADIUS.format(folder=folder), with_c=Path("/etc/radcli/dictionary").exists())
+        yield twins
+    finally:
+        if twins is not None:
+            twins.stop()
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("case", "headers", "expected"),
+    [
+        ("destination", ("X-Host: biloxi.com",), "1 hash@1 <null>"),
+        ("destination", ("X-Host: stranger.com",), "-1 <null> <null>"),
+        ("source", ("X-Host: atlanta.com", "P-Request-Hash: hash@1"), "1 checked <null>"),
+        ("source", ("X-Host: atlanta.com", "P-Request-Hash: other"), "-1 <null> <null>"),
+        ("source", ("X-Host: atlanta.com",), "-1 <null> <null>"),
+        ("send", ("X-User: bob", "X-Pin: pin"), "1 premium <null>"),
+        # A refusal brings attributes, too.
+        ("send", ("X-User: bob", "X-Pin: guess"), "-2 premium <null>"),
+    ],
+)
+def test_questions_to_radius(radius: Twins, case: str, headers: tuple[str, ...], expected: str) -> None:
+    """The manuals of peering and aaa_radius."""
+    assert not radius.each(lambda site: site.ask("OPTIONS", case, headers)["X-Out"], expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "theirs"),
+    [
+        ({}, "1 <null> gold", None),
+        # A refusal is -2 here, as with auth_db; the C server gives -5, as when no RADIUS server answers.
+        ({"password": "guess"}, "-2 <null> <null>", "-5 <null> <null>"),
+        ({"user": "nobody"}, "-2 <null> <null>", "-5 <null> <null>"),
+        ({"realm": "other.com"}, "-4 <null> <null>", None),
+        ({"nonce": '"abc"'}, "-3 <null> <null>", None),
+    ],
+)
+def test_digest_with_radius(radius: Twins, how: dict[str, Any], expected: str, theirs: str | None) -> None:
+    """The manual of auth_aaa: -3 stale nonce, -4 no credentials."""
+
+    def play(site: Site) -> object:
+        challenge = challenge_of(site.ask("REGISTER", "challenge", ["X-Qop: auth"]))
+        return site.ask("REGISTER", "www", [answer(challenge, **how)])["X-Out"]
+
+    assert not radius.each(play, expected, theirs)
 
 
 # --- alias_db, speeddial, userblacklist, domainpolicy
