@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -48,6 +48,8 @@ from opensipspy.module import Module, Param, ParamError, StartError
 NEEDS: Final = "db_oracle needs the Python package oracledb: pip install 'opensipspy[oracle]'"
 DEFAULT_PORT: Final = 1521
 DEFAULT_CONNECTIONS: Final = 10
+IDLE_S: Final = 1.0
+"""After so long without work a connection is asked whether it lives, before a statement that is sent once only."""
 
 # Numbers of ORA- and DPY- errors.
 GONE: Final = frozenset({28, 1012, 1033, 1034, 1089, 1090, 1092, 3113, 3114, 3135, 4011, 12537, 12541, 12570, 12571})
@@ -92,6 +94,7 @@ class OracleLink(Link):
         self._client: Any = None
         self._connection: Any = None
         self._gone = False
+        self._used = asyncio.get_running_loop().time()
 
     async def open(self) -> None:
         """Connect; raises DatabaseError."""
@@ -127,6 +130,7 @@ class OracleLink(Link):
 
     async def _execute(self, sql: str, args: Sequence[DbValue]) -> tuple[list[tuple[DbValue, ...]], int]:
         """The rows of a statement, and how many it touched."""
+        self._used = asyncio.get_running_loop().time()
         with self._connection.cursor() as cursor:
             await cursor.execute(sql, [bound(arg) for arg in args])
             rows = []
@@ -142,11 +146,15 @@ class OracleLink(Link):
 
     async def raw(self, sql: str, args: Sequence[DbValue]) -> list[tuple[DbValue, ...]]:
         check_single(sql)
+        sent = False
         try:
+            if asyncio.get_running_loop().time() - self._used > IDLE_S:
+                await self._connection.ping()
+            sent = True
             rows = (await self._execute(numbered_marks(sql.rstrip("; \n"), ":"), args))[0]
             await self._connection.commit()
         except (self._client.Error, OSError, ValueError, TypeError) as error:
-            raise self._failure(error) from error
+            raise self._failure(error, harmless=not sent) from error
         return rows
 
     async def write(self, writes: Sequence[Write]) -> list[int]:
@@ -231,8 +239,9 @@ def seconds(module: str, name: str, value: object) -> float:
 class OracleDatabase(PooledDatabase):
     """A pool that knows what Oracle answers to."""
 
-    async def ping(self) -> None:
-        await self.raw("SELECT 1 FROM DUAL")
+    def __init__(self, url: DbUrl, text: OracleText, limits: Limits, connect: Callable[[], Awaitable[Link]]) -> None:
+        super().__init__(url, text, limits, connect)
+        self._sign_of_life = "SELECT 1 FROM DUAL"
 
 
 class DbOracle(Module, DbDriver):

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -50,6 +51,8 @@ NEEDS: Final = "db_unixodbc needs the Python package pyodbc: pip install 'opensi
 DEFAULT_CONNECTIONS: Final = 10
 CONNECT_S: Final = 5
 QUERY_S: Final = 5
+IDLE_S: Final = 1.0
+"""After so long without work a connection is asked whether it lives, before a statement that is sent once only."""
 QUOTE_INFO: Final = 29  # SQL_IDENTIFIER_QUOTE_CHAR
 
 # SQLSTATEs (ISO 9075, ODBC 3): classes by two letters, single ones by five.
@@ -170,6 +173,7 @@ class OdbcLink(Link):
         self._text = OdbcText('"')
         self._error: type[Exception] = Exception
         self._gone = False
+        self._used = time.monotonic()
 
     # --- in the thread
 
@@ -209,8 +213,15 @@ class OdbcLink(Link):
             return False
         return True
 
+    def _raw(self, sql: str, args: Sequence[DbValue]) -> list[tuple[DbValue, ...]]:
+        if time.monotonic() - self._used > IDLE_S and not self._alive():
+            self._gone = True
+            raise LostError(f"{self._url}: the connection was lost", harmless=True)
+        return self._query(sql, args)
+
     def _rows(self, sql: str, args: Sequence[DbValue]) -> tuple[list[tuple[DbValue, ...]], int]:
         """The rows of a statement, and how many it touched."""
+        self._used = time.monotonic()
         cursor = self._connection.cursor()
         try:
             cursor.execute(sql, [bound(arg) for arg in args])
@@ -298,7 +309,7 @@ class OdbcLink(Link):
 
     async def raw(self, sql: str, args: Sequence[DbValue]) -> list[tuple[DbValue, ...]]:
         check_single(sql)
-        return await self._worker.do(self._query, sql, args)
+        return await self._worker.do(self._raw, sql, args)
 
     def kill(self) -> None:
         self._gone = True

@@ -3,9 +3,14 @@
 A database that fails is left alone until a probe has reached it again. What fails because the statement itself is wrong
 (an unknown column, a key that exists) fails everywhere, so no other database is asked then.
 
-PARALLEL writes go to every database that can be used, one after the other's beginning, and succeed when one of them
-succeeds; a database that was away has missed them. Reads ask one database only, in all three ways. A write that was
-lost in mid-connection is done again on the next database (FAILOVER, ROUND), as the manual says: it may be there twice.
+PARALLEL writes and raw statements go to every database that can be used, one after the other's beginning, and succeed
+when one of them succeeds; a database that was away has missed them. Reads ask one database only, in all three ways.
+
+FAILOVER and ROUND redo what fails on the next database. Of a write whose answer is missing, as the connection broke or
+the server was silent, nobody knows whether it was done: databases of their own have it twice then, once each. The
+next is asked whether it has the new rows before it gets them, so that nodes of one cluster have them once. A raw
+statement may do anything, a SELECT too (`SELECT nextval('s')`): when its answer is missing it fails, and is not
+redone; when it was certainly not done, it is.
 """
 
 from __future__ import annotations
@@ -82,8 +87,8 @@ class VirtualDatabase(Database):
             raise DatabaseError(f"{self.url}: none of its databases is available", transient=True)
         return found
 
-    async def _first(self, work: Callable[[Database], Awaitable[T]]) -> T:
-        """The answer of the first database that has one."""
+    async def _first(self, work: Callable[[Database], Awaitable[T]], *, redo: bool = True) -> T:
+        """The answer of the first database that has one. redo: also after one that may have done the work."""
         failure: DatabaseError | None = None
         for member in self._candidates():
             assert member.database is not None
@@ -93,6 +98,8 @@ class VirtualDatabase(Database):
                 if not error.transient:
                     raise
                 self.failed(member, error)
+                if error.uncertain and not redo:
+                    raise
                 failure = error
             else:
                 self.succeeded(member)
@@ -124,14 +131,30 @@ class VirtualDatabase(Database):
         return kinds.pop() if len(kinds) == 1 else None
 
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
-        if self._set.mode == "PARALLEL" and sql.lstrip()[:6].lower() != "select":
+        if self._set.mode == "PARALLEL":
             return await self._all(lambda database: database.raw(sql, args))
-        return await self._first(lambda database: database.raw(sql, args))
+        return await self._first(lambda database: database.raw(sql, args), redo=False)
 
     async def execute(self, writes: Sequence[Write]) -> list[int]:
         if self._set.mode == "PARALLEL":
             return await self._all(lambda database: database.execute(writes))
-        return await self._first(lambda database: database.execute(writes))
+        uncertain = False
+
+        async def write(database: Database) -> list[int]:
+            nonlocal uncertain
+            if uncertain and await database.are_there(writes):
+                return [1] * len(writes)
+            try:
+                return await database.execute(writes)
+            except DatabaseError as error:
+                uncertain = uncertain or error.uncertain
+                raise
+
+        try:
+            return await self._first(write)
+        except DatabaseError as error:
+            error.uncertain = uncertain
+            raise
 
     async def _all(self, work: Callable[[Database], Awaitable[T]]) -> T:
         """Ask every database; the answer of the first of them that has one."""

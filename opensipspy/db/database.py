@@ -178,7 +178,11 @@ class Database(ABC):
 
     @abstractmethod
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
-        """Any statement in the back-end's own language; `?` stands for an argument."""
+        """Any statement in the back-end's own language; `?` stands for an argument.
+
+        What it does is not known, also where it begins with SELECT: it is sent again only where the server certainly
+        has not had it. What may be asked twice is a `select`.
+        """
 
     async def ready(self) -> None:  # noqa: B027 - most drivers have nothing to wait for
         """Wait for what the driver does by itself when a database is opened; never for a server."""
@@ -295,7 +299,7 @@ class Database(ABC):
         """Write the oldest of the queue. A write that can never succeed is dropped with a line in the log."""
         if self._uncertain:
             sent = [self._queue[i] for i in range(self._uncertain)]
-            there = await self._are_there(sent)
+            there = await self.are_there(sent)
             self._uncertain = 0
             if there:
                 self._forget(len(sent))
@@ -324,7 +328,7 @@ class Database(ABC):
             else:
                 await self._rescue(batch[0], error)
 
-    async def _are_there(self, batch: Sequence[Write]) -> bool:
+    async def are_there(self, batch: Sequence[Write]) -> bool:
         """Whether a batch, which is written as a whole or not at all, was written: its new rows are there.
 
         Every other kind of write may be done twice without harm, so a batch without new rows counts as not written.

@@ -108,6 +108,7 @@ class PooledDatabase(Database):
         """connect: opens a connection, raising DatabaseError. changed(url, available): called when that changes."""
         super().__init__(url)
         self._text = text
+        self._sign_of_life = "SELECT 1"
         self._limits = limits
         self._connect = connect
         self._changed = changed
@@ -141,8 +142,11 @@ class PooledDatabase(Database):
         return self._text.backslashes
 
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
-        reads = sql.lstrip()[:6].lower() == "select"
-        return await self._run(lambda link: link.raw(sql, args), reads, "a raw statement")
+        # Whatever it begins with: SELECT nextval('s'), SELECT f() or WITH x AS (DELETE ...) change data.
+        return await self._run(lambda link: link.raw(sql, args), False, "a raw statement")
+
+    async def ping(self) -> None:
+        await self._run(lambda link: link.raw(self._sign_of_life, ()), True, "a sign of life")
 
     async def close(self) -> None:
         if self._closed:

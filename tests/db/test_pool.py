@@ -126,7 +126,8 @@ def lost(harmless: bool) -> LostError:
     ("operation", "harmless", "again"),
     [
         (lambda db: db.select("t", ("a",)), False, True),
-        (lambda db: db.raw(" select 1"), False, True),
+        (lambda db: db.raw(" select nextval('s')"), False, False),
+        (lambda db: db.ping(), False, True),
         (lambda db: db.raw("UPDATE t SET a = 1"), False, False),
         (lambda db: db.raw("UPDATE t SET a = 1"), True, True),
         (lambda db: db.execute([Delete("t")]), False, False),

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from opensipspy.db import DatabaseError, check_single, parse_url
+from opensipspy.dbdrivers import db_unixodbc
+from opensipspy.dbdrivers.db_postgres import DbPostgres
 from opensipspy.dbdrivers.db_unixodbc import DbUnixodbc, connection_text
 from opensipspy.module.testing import FakeCore
+from tests.backends import PostgresServer
 from tests.modules.asynchronous import in_loop
 
 
@@ -76,4 +79,27 @@ async def test_another_database(tmp_path: Path) -> None:
     assert await database.select("t", ("a", "b"), (("a", ">", 1),), "a desc", 5) == [(3, "drei"), (2, "zwei")]
     with pytest.raises(DatabaseError):
         await database.raw("SELECT 1; SELECT 2")
+    await database.close()
+
+
+@in_loop
+async def test_a_connection_that_died_while_idle_takes_no_raw_statement(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A raw statement is sent once only, so the connection is asked first whether it lives."""
+    pyodbc = pytest.importorskip("pyodbc")
+    if "PostgreSQL Unicode" not in pyodbc.drivers():
+        pytest.skip("needs the Debian package odbc-postgresql")
+    monkeypatch.setattr(db_unixodbc, "IDLE_S", -1.0)
+    await DbPostgres().create_tables(parse_url(postgres_server.url("idle")), [])
+    module = FakeCore().add(DbUnixodbc())
+    database = module.open_database(
+        parse_url(f"unixodbc://postgres@127.0.0.1:{postgres_server.port}/idle?driver=PostgreSQL Unicode")
+    )
+    [(first,)] = await database.raw("SELECT pg_backend_pid()")
+    other = DbPostgres().open_database(parse_url(postgres_server.url("idle")))
+    await other.raw(f"SELECT pg_terminate_backend({first})")
+    [(second,)] = await database.raw("SELECT pg_backend_pid()")
+    assert second != first
+    await other.close()
     await database.close()

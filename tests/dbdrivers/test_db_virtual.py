@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from opensipspy.db import Condition, Database, DatabaseError, DbValue, Insert, Write, parse_url
+from opensipspy.db import Condition, Database, DatabaseError, DbValue, Delete, Insert, Write, parse_url
 from opensipspy.dbdrivers.db_virtual import DbVirtual
 from opensipspy.module import MiError, ParamError
 from opensipspy.module.testing import FakeCore
@@ -22,6 +22,8 @@ class OneDatabase(Database):
         self.name = name
         self.error: DatabaseError | None = None
         self.asked = 0
+        self.rows = True
+        self.written: list[Write] = []
 
     def _answer(self) -> list[tuple[DbValue, ...]]:
         self.asked += 1
@@ -32,10 +34,12 @@ class OneDatabase(Database):
     async def select(
         self, table: str, columns: Sequence[str], where: Sequence[Condition] = (), order: str = "", limit: int = 0
     ) -> list[tuple[DbValue, ...]]:
-        return self._answer()
+        answer = self._answer()
+        return answer if self.rows else []
 
     async def execute(self, writes: Sequence[Write]) -> list[int]:
         self._answer()
+        self.written.extend(writes)
         return [1] * len(writes)
 
     async def raw(self, sql: str, args: Sequence[DbValue] = ()) -> list[tuple[DbValue, ...]]:
@@ -113,6 +117,61 @@ async def test_parallel() -> None:
         one.error = AWAY
     with pytest.raises(DatabaseError, match="away"):
         await house.database.insert("t", {"x": 1})
+
+
+LOST = DatabaseError("the answer is missing", transient=True, uncertain=True)
+
+
+@pytest.mark.parametrize("mode", ["FAILOVER", "ROUND"])
+@pytest.mark.parametrize("there", [False, True], ids=["of its own", "of one cluster"])
+@in_loop
+async def test_a_write_whose_answer_is_missing(mode: str, there: bool) -> None:
+    """It is redone on the next database unless that has the rows: nodes of one cluster have them once."""
+    house = House(mode)
+    first, second, third = house.databases
+    first.error = LOST
+    second.rows = there
+    second.written.clear()
+    assert await house.database.execute([Insert("t", {"x": 1})]) == [1]
+    assert len(second.written) == (0 if there else 1)
+    assert not third.asked
+    assert house.state()[0] == (0, 1, 0)
+    assert await house.database.execute([Delete("t")]) == [1]
+
+
+@pytest.mark.parametrize("mode", ["FAILOVER", "ROUND"])
+@in_loop
+async def test_a_raw_statement_whose_answer_is_missing_is_not_redone(mode: str) -> None:
+    """Nobody knows what it did. What was certainly not done is redone."""
+    house = House(mode)
+    house.databases[0].error = LOST
+    with pytest.raises(DatabaseError) as caught:
+        await house.database.raw("SELECT nextval('s')")
+    assert caught.value.uncertain
+    assert house.asked() == [1, 0, 0]
+    house.databases[1].error = AWAY
+    assert await house.database.raw("SELECT nextval('s')") == [("c",)]
+
+
+@in_loop
+async def test_parallel_raw_statements_go_everywhere() -> None:
+    """Whatever they begin with."""
+    house = House("PARALLEL")
+    assert await house.database.raw("SELECT nextval('s')") == [("a",)]
+    assert await house.database.raw("WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x") == [("a",)]
+    assert house.asked() == [2, 2, 2]
+
+
+@in_loop
+async def test_every_answer_is_missing() -> None:
+    """Who keeps the write knows that it may have been done."""
+    house = House("FAILOVER")
+    house.databases[0].error = LOST
+    for one in house.databases[1:]:
+        one.error = AWAY
+    with pytest.raises(DatabaseError) as caught:
+        await house.database.insert("t", {"x": 1})
+    assert caught.value.uncertain
 
 
 @pytest.mark.parametrize("mode", ["FAILOVER", "PARALLEL", "ROUND"])

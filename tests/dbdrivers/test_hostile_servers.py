@@ -420,3 +420,28 @@ def test_a_value_that_never_fits_leaves_the_connection(real: Server, column: str
         assert wire.connections == 1
 
     real.play(scenario)
+
+
+def test_a_raw_select_is_not_sent_twice(real: Server) -> None:
+    """It may change data: who sends it learns that its answer is missing."""
+    postgres = real.kind is DbPostgres
+    real.direct("DROP SEQUENCE IF EXISTS drawn", f"CREATE SEQUENCE drawn {'' if postgres else 'NOCACHE'}")
+    draw = "SELECT nextval('drawn'), pg_sleep(0.5)" if postgres else "SELECT NEXTVAL(drawn), SLEEP(0.5)"
+    look = "SELECT last_value FROM drawn" if postgres else "SELECT next_not_cached_value - 1 FROM drawn"
+
+    async def scenario(database: PooledDatabase, wire: Wire) -> None:
+        await database.raw(draw)
+        other = real.open()
+        try:
+            drawing = asyncio.ensure_future(database.raw(draw))
+            while await other.raw(look) != [(2,)]:
+                pass  # until it has drawn
+            wire.cut()
+            with pytest.raises(DatabaseError) as caught:
+                await drawing
+            assert caught.value.uncertain
+            assert await database.raw(look) == [(2,)]
+        finally:
+            await other.close()
+
+    real.play(scenario)
