@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket as os_socket
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, Protocol, cast
@@ -1039,10 +1040,10 @@ class TcpTransport(Transport):
             await self._loop.create_connection(lambda: connection, sock=made)
         except (OSError, TimeoutError) as error:
             made.close()
-            reason = str(error) or "timed out"
-            LOG.warning("cannot connect to %s: %s", peer.text, reason)
+            LOG.warning("cannot connect to %s: %s", peer.text, error or "timed out")
             connection.close()
-            self.connection_lost(connection, reason)
+            # The system's own words; those of the loop name the address once more.
+            self.connection_lost(connection, os.strerror(error.errno) if error.errno else str(error) or "timed out")
         except asyncio.CancelledError:
             made.close()
             self.connection_lost(connection, BY_US)

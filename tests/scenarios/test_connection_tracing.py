@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from tests.certificates import Authority
 from tests.ports import free_port
@@ -492,3 +495,46 @@ def test_management_commands_are_copied(site: Site) -> None:
     assert asked.correlation == answered.correlation
     assert asked.correlation.startswith("MICORR")
     assert set(asked.chunks) == set(answered.chunks) == {1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 15, 17}
+
+
+def test_what_we_say_to_a_websocket_server(tmp_path: Path) -> None:
+    """RFC 7118 section 4: our request, and the reply of a server that speaks SIP or does not."""
+    site = Site(True, tmp_path / "own")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(PATIENCE_S)
+            site.forward(f"sip:127.0.0.1:{listener.getsockname()[1]};transport=ws")
+            made, address = listener.accept()
+            with made:
+                made.settimeout(PATIENCE_S)
+                asked = made.recv(65535).decode()
+                made.sendall(b"HTTP/1.1 404 Not Found\r\nSet-Cookie: hidden\r\nContent-Length: 0\r\n\r\n")
+                failed, closed = site.until_closed()
+        assert failed.destination == address
+        assert failed.parts["Ws-Request"] == asked
+        assert failed.parts["Ws-Reply"] == "HTTP/1.1 404 Not Found\r\nSet-Cookie: ...\r\nContent-Length: 0\r\n\r\n"
+        assert (failed.parts["Event"], failed.parts["Status"]) == ("CONNECTED", "FAILURE")
+        assert closed.parts["Event"] == "CLOSED"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            site.forward(f"sip:127.0.0.1:{port};transport=ws")
+            made, _ = listener.accept()
+            protocol = ServerProtocol(subprotocols=[Subprotocol("sip")])
+            with made:
+                made.settimeout(PATIENCE_S)
+                protocol.receive_data(made.recv(65535))
+                (request,) = protocol.events_received()
+                assert isinstance(request, Request)
+                protocol.send_response(protocol.accept(request))
+                made.sendall(b"".join(protocol.data_to_send()))
+                connected = site.next()
+        assert (connected.parts["Event"], connected.parts["Status"]) == ("CONNECTED", "SUCCESS")
+        assert connected.parts["Ws-Reply"].startswith("HTTP/1.1 101 Switching Protocols\r\n")
+        # Nobody listens there any more.
+        site.until_closed()
+        site.forward(f"sip:127.0.0.1:{port};transport=tcp")
+        refused, closed = site.until_closed()
+        assert (refused.parts["Event"], refused.parts["Status"]) == ("CONNECTED", "FAILURE")
+        assert "refused" in refused.parts["Message"]
+    finally:
+        site.stop()
