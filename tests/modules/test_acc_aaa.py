@@ -13,6 +13,7 @@ from opensipspy.dbdrivers.aaa_radius import AaaRadius
 from opensipspy.module import Module, ParamError
 from opensipspy.module.testing import START_TIME, FakeCore, request
 from opensipspy.modules.acc import Acc
+from opensipspy.modules.acc.aaa import LANES
 from opensipspy.modules.rr import Rr
 from tests.backends import FreeradiusServer
 from tests.modules.test_acc import Call, FakeTm
@@ -223,6 +224,44 @@ def test_an_outage_loses_nothing_and_keeps_the_order(caplog: pytest.LogCaptureFi
 
     asyncio.run(scenario())
     assert "acc:" not in caplog.text
+
+
+def test_a_record_that_is_never_acknowledged_holds_up_no_other_call() -> None:
+    """RFC 2866 §2: a server that cannot write a record does not answer; those of other calls pass it, its own wait."""
+    base = "poison"
+    same = next(f"c{number}" for number in range(10_000) if (hash(f"c{number}") - hash(base)) % LANES == 0)
+    other = next(f"d{number}" for number in range(10_000) if (hash(f"d{number}") - hash(base)) % LANES)
+
+    async def scenario() -> None:
+        driver = AaaFake()
+        client = driver.client
+        core, acc = await loaded(driver, aaa_url="fake:x")
+        taken = client.account
+
+        async def account(attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
+            if dict(attributes)["Acct-Session-Id"] == base:
+                await turns()
+                raise AaaError("no server answers", transient=True)
+            return await taken(attributes)
+
+        client.account = account  # type: ignore[method-assign]
+        for name in (base, same, base, same):
+            assert Call(core, request(call_id=name)).do("acc_aaa_request", "200 OK") == 1
+        for _ in range(8):
+            # Another call shows that the servers are there, while the first waits for its answer.
+            assert Call(core, request(call_id=other)).do("acc_aaa_request", "200 OK") == 1
+            await turns()
+            await turns()
+            core.advance(60.0)
+            await turns()
+            await turns()
+        assert [record["Acct-Session-Id"] for record in client.taken if record["Acct-Session-Id"] != other] == [
+            same
+        ] * 2
+        assert acc.unfinished() == 2
+        await acc.stop()
+
+    asyncio.run(scenario())
 
 
 def test_what_no_server_takes_is_in_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,18 @@ def _has(client: AaaClient, attribute: str) -> bool:
     return True
 
 
+def _session(waiting: Waiting) -> object:
+    return next((value for name, value in waiting.attributes if name == SESSION), "")
+
+
+def _step_aside(lane: deque[Waiting]) -> None:
+    """Put the records of the first one's call behind those of other calls."""
+    call = _session(lane[0])
+    order = sorted(lane, key=lambda waiting: _session(waiting) == call)
+    lane.clear()
+    lane.extend(order)
+
+
 def status_type(record: Record) -> str:
     """What a record tells of its call: Start, Stop, Alive (something within it) or Failed."""
     method = method_number(record.method)
@@ -120,6 +132,7 @@ class Reports:
         self._pause_s = FIRST_PAUSE_S
         self._again: asyncio.Future[None] | None = None
         self._stopped = False
+        self._taken = 0
         self.waiting = 0
         self._spool = spool
         # Records that are not in the journal, oldest first, and since when; in it, by number; and done, but not there.
@@ -165,8 +178,7 @@ class Reports:
         return True
 
     def _enter(self, waiting: Waiting) -> None:
-        session = next((value for name, value in waiting.attributes if name == SESSION), "")
-        number = hash(session) % LANES
+        number = hash(_session(waiting)) % LANES
         self._lanes[number].append(waiting)
         self.waiting += 1
         if number not in self._tasks:
@@ -192,8 +204,12 @@ class Reports:
         lane = self._lanes[number]
         try:
             while lane and not self._stopped:
+                before = self._taken
                 if await self._send(lane[0]):
                     self._over(lane.popleft())
+                elif self._taken != before:
+                    # The servers are there, and take others: those behind must not wait for this one.
+                    _step_aside(lane)
         finally:
             del self._tasks[number]
 
@@ -218,6 +234,7 @@ class Reports:
                 return False
             self._lost(self._described(waiting), str(error))
         self._pause_s = FIRST_PAUSE_S
+        self._taken += 1
         return True
 
     def _described(self, waiting: Waiting) -> str:
