@@ -303,7 +303,7 @@ def test_a_collector_that_came_back_is_written_to_again() -> None:
     asyncio.run(scenario())
 
 
-def test_a_dead_collector_costs_a_bounded_queue_and_then_silence() -> None:
+def test_a_dead_collector_costs_a_bounded_queue_and_then_silence(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
@@ -321,6 +321,7 @@ def test_a_dead_collector_costs_a_bounded_queue_and_then_silence() -> None:
             results = [core.call("correlate", run(), "homer", "sip", "a", "x", "b") for _ in range(5)]
             assert results == [1, 1, 1, -1, -1]
             assert sender.dropped == 2
+            assert caplog.text.count("packets dropped, 3 waited") == 1
             await core.settle()
             assert sender.dropped == 5
             assert core.call("correlate", run(), "homer", "sip", "a", "x", "b") == -1

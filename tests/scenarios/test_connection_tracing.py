@@ -54,7 +54,7 @@ loadmodule "mi_datagram.so"
 modparam("mi_datagram", "socket_name", "udp:127.0.0.1:{commands}")
 modparam("mi_datagram", "trace_destination", "homer")
 modparam("mi_datagram", "trace_bwlist", "w: version")
-modparam("proto_hep", "hep_id", "[homer] 127.0.0.1:{collector}; transport=udp; version=3")
+modparam("proto_hep", "hep_id", "[homer] {homer}; version=3")
 modparam("proto_hep", "homer5_on", {homer5})
 modparam("proto_hep", "hep_capture_id", 77)
 modparam("proto_tcp", "tcp_async", 0)
@@ -123,7 +123,8 @@ class Told:
 class Site:
     """One of the two servers, and its collector."""
 
-    def __init__(self, own: bool, folder: Path, homer5: int = 0, filtered: bool = False) -> None:
+    def __init__(self, own: bool, folder: Path, homer5: int = 0, filtered: bool = False, homer: str = "") -> None:
+        """homer: where a collector is, and how it is reached; else it is the one here."""
         folder.mkdir()
         self.own = own
         self.folder = folder
@@ -151,7 +152,7 @@ class Site:
             tcp='loadmodule "proto_tcp.so"',
             sockets=sockets if own else sockets + f"socket=hep_udp:127.0.0.1:{free_port()}\n",
             commands=self.commands,
-            collector=self._collector.getsockname()[1],
+            homer=homer or f"127.0.0.1:{self._collector.getsockname()[1]}; transport=udp",
             homer5=homer5,
             server=self.server,
             client=self.client,
@@ -538,3 +539,18 @@ def test_what_we_say_to_a_websocket_server(tmp_path: Path) -> None:
         assert "refused" in refused.parts["Message"]
     finally:
         site.stop()
+
+
+def test_a_collector_that_reads_nothing_delays_no_message(tmp_path: Path) -> None:
+    """It does not even accept the connection."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:
+        site = Site(True, tmp_path / "own", homer=f"127.0.0.1:{silent.getsockname()[1]}; transport=tcp")
+        try:
+            wires = [connect("ws", ("127.0.0.1", site.ports["ws"]), "127.0.0.1", site.context()) for _ in range(400)]
+            for wire in wires:
+                wire.send(site.options("x", "WS"))
+            for wire in wires:
+                assert wire.read().startswith(b"SIP/2.0 200")
+                wire.close()
+        finally:
+            site.stop()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 5.0
 RETRY_PAUSE_S: Final = 1.0
+TELL_EVERY_S: Final = 60.0
+"""How often the log says that packets were dropped because too many waited."""
 LOOK_UP_EVERY_S: Final = 60.0
 """For how long datagrams go to the address that a name had."""
 
@@ -106,6 +108,8 @@ class Sender:
         self._opened_at = 0.0
         self._failures = 0
         self._silent_until = 0.0
+        self._untold = 0
+        self._told_at = -TELL_EVERY_S
 
     def put(self, data: bytes) -> bool:
         """Queue a packet; False when it is dropped."""
@@ -117,11 +121,27 @@ class Sender:
             link = self._link
             if link is not None and not link.writable.is_set():
                 self._hang_up()
+            self._tell_dropped()
             return False
         self._queue.append(data)
         if self._task is None or self._task.done():
             self._task = self._core.spawn(self._empty(), f"HEP to {self.destination.name}")
         return True
+
+    def _tell_dropped(self) -> None:
+        self._untold += 1
+        now = self._core.now()
+        if now < self._told_at + TELL_EVERY_S:
+            return
+        self._core.log.warning(
+            "HEP: %s at %s: %d packets dropped, %d waited (hep_async_max_postponed_chunks)",
+            self.destination.name,
+            self.destination.text,
+            self._untold,
+            self._limits.most,
+        )
+        self._untold = 0
+        self._told_at = now
 
     async def close(self, patience_s: float = 0.5) -> None:
         """Give what waits a short chance to leave, then close."""
