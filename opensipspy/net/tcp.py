@@ -406,11 +406,10 @@ class TcpConnection(asyncio.Protocol):
     # -- what a tracer asks for
 
     def local_end(self) -> tuple[str, int]:
-        """Our address and port."""
-        if self.outgoing and self.transport is not None:
-            name = self.transport.get_extra_info("sockname")
-            if name:
-                return str(name[0]), int(name[1])
+        """Our address and port; of a listening point on all addresses, the one that was asked for."""
+        name = self.transport.get_extra_info("sockname") if self.transport is not None else None
+        if name:
+            return str(name[0]), int(name[1])
         return self.socket.address, 0 if self.outgoing else self.socket.port
 
     def session(self) -> TlsSession | None:
