@@ -166,8 +166,8 @@ class TracedTransport(Module, ConnectionTracer):
         str,
         None,
         "The `hep_id` of proto_hep that is told when connections are made, fail and end, with the names in their "
-        "certificates and the handshake of WebSocket. Secrets are left out: keys of TLS, which OpenSIPS sends, and of a "
-        "handshake queries, cookies and all headers that may bring passwords.",
+        "certificates and the handshake of WebSocket. Secrets are left out: keys of TLS, which OpenSIPS sends, and of "
+        "handshakes all queries, cookies and headers that may bring passwords.",
     )
     trace_on = Param(int, 0, "Whether that begins with the start; a command switches it on and off later.")
     trace_filter_route = Param(
