@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.backends import FreeradiusServer
+from tests.backends import FreeradiusServer, SlapdServer
+from tests.modules.test_ldap import BASE
 from tests.scenarios.oracle import ANYTHING, Site, Twins, answer, challenge_of, digest_hash
 
 pytestmark = pytest.mark.scenario
@@ -511,6 +513,103 @@ def test_digest_with_radius(radius: Twins, how: dict[str, Any], expected: str, t
         return site.ask("REGISTER", "www", [answer(challenge, **how)])["X-Out"]
 
     assert not radius.each(play, expected, theirs)
+
+
+# --- ldap and h350, with slapd
+
+DIRECTORY = """
+loadmodule "ldap.so"
+loadmodule "h350.so"
+modparam("ldap", "config_file", "{folder}/ldap.cfg")
+modparam("h350", "ldap_session", "main")
+modparam("h350", "base_dn", "ou=h350,dc=example,dc=com")
+
+route {{
+    $var(rc) = 0;
+    $avp(a) = NULL;
+    $avp(b) = NULL;
+    switch ($rU) {{
+        case "auth":
+            h350_auth_lookup("$hdr(X-What)", $avp(a), $avp(b));
+            $var(rc) = $rc;
+            break;
+        case "uri":
+            h350_sipuri_lookup("$hdr(X-What)");
+            $var(rc) = $rc;
+            if ($var(rc) > 0)
+                ldap_result("SIPIdentityUserName", $avp(a));
+            break;
+        case "preferences":
+            h350_sipuri_lookup("$hdr(X-What)");
+            h350_result_call_preferences("prefer_");
+            $var(rc) = $rc;
+            $avp(a) = $avp(prefer_n) + " " + $avp(prefer_n_t);
+            $avp(b) = $avp(prefer_b);
+            break;
+        case "level":
+            h350_sipuri_lookup("$hdr(X-What)");
+            h350_result_service_level("level_");
+            $var(rc) = $rc;
+            $avp(a) = $avp(level_long_distance);
+            break;
+        case "search":
+            ldap_search("ldap://main/ou=people,dc=example,dc=com?cn,telephoneNumber?one?$hdr(X-What)");
+            $var(rc) = $rc;
+            if ($var(rc) > 0) {{
+                ldap_result("cn", $avp(a));
+                ldap_result("telephoneNumber", $avp(b), , "/^\\+//");
+            }}
+            break;
+    }}
+    append_to_reply("X-Out: $var(rc) $avp(a) $avp(b)\\r\\n");
+    sl_send_reply(200, "OK");
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    if SlapdServer.programs() is None:
+        pytest.skip("slapd is missing: apt-get install slapd")
+    server = SlapdServer()
+    folder = tmp_path_factory.mktemp("directory")
+    twins = None
+    try:
+        server.prepare(BASE)
+        server.start()
+        # The C server can bind with a name and a password only.
+        login = 'ldap_bind_dn = "cn=admin,dc=example,dc=com"\nldap_bind_password = "secret"\n'
+        (folder / "ldap.cfg").write_text(f'[main]\nldap_server_url = "{server.url}"\n{login}')
+        has_c = Path(os.environ.get("OPENSIPS_MODULES", ""), "h350.so").exists()
+        twins = Twins(folder, [], DIRECTORY.format(folder=folder), with_c=has_c)
+        yield twins
+    finally:
+        if twins is not None:
+            twins.stop()
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("case", "what", "expected"),
+    [
+        ("auth", "bob", "1 bob pwd"),
+        ("auth", "nobody", "-2 <null> <null>"),
+        ("auth", "b*", "-2 <null> <null>"),
+        ("auth", "bob)(objectClass=*", "-2 <null> <null>"),
+        ("uri", "sip:bob@example.com", "1 bob <null>"),
+        ("uri", "sip:+1919123456@alias.example.com", "1 bob <null>"),
+        ("uri", "sip:*", "-2 <null> <null>"),
+        ("preferences", "sip:bob@example.com", "2 sip:bob@voicemail.example.com 20 sip:bob@voicemail.example.com"),
+        ("level", "sip:bob@example.com", "2 1 <null>"),
+        ("search", "(uid=bob)", "1 Bob (the *) 155500100"),
+        ("search", "(uid=nobody)", "-1 <null> <null>"),
+        ("search", "(uid=*", "-2 <null> <null>"),
+        ("search", "(cn=Bob \\28the \\2a\\29)", "1 Bob (the *) 155500100"),
+    ],
+)
+def test_directories(directory: Twins, case: str, what: str, expected: str) -> None:
+    """The manuals of ldap and h350; RFC 4515 §3 for what a name may not do to a filter."""
+    assert not directory.each(lambda site: site.ask("OPTIONS", case, [f"X-What: {what}"])["X-Out"], expected)
 
 
 # --- alias_db, speeddial, userblacklist, domainpolicy
