@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from opensipspy.db import Database
@@ -19,7 +20,14 @@ from opensipspy.module import ParamError, StartError
 from opensipspy.module.testing import FakeCore, make_run, request
 from opensipspy.module.tls import TlsDomain, TlsSession
 from opensipspy.modules.tls_mgm import TLS_TABLE, TlsMgm
-from opensipspy.modules.tls_mgm.domains import Description, DomainError, addresses, make_context, versions
+from opensipspy.modules.tls_mgm.domains import (
+    Description,
+    DomainError,
+    DomainStore,
+    addresses,
+    make_context,
+    versions,
+)
 from opensipspy.modules.tls_openssl import TlsOpenssl
 from opensipspy.modules.tls_wolfssl import TlsWolfssl
 from opensipspy.net.tls import TlsError, TlsLayer
@@ -495,3 +503,24 @@ def test_filters_are_read_in_their_forms() -> None:
     assert addresses("*, 10.0.0.1:5061 ,[2001:DB8::1]:5062") == ["*", "10.0.0.1:5061", "2001:db8::1:5062"]
     with pytest.raises(DomainError):
         addresses(", ".join(["10.0.0.1:1"] * 100))
+
+
+def test_the_names_in_a_certificate_of_a_stranger(home: Identity) -> None:
+    """RFC 5280 section 4.1.2: what breaks it is no certificate with names; OpenSSL may let it pass unverified."""
+    whole = home.certificate.public_bytes(Encoding.DER)
+    names = DomainStore().names
+    found = names(whole)
+    assert found is not None
+    assert found[1] == "/CN=Test Authority"
+    assert names(home.cert_pem.encode()) == found
+    version = bytes.fromhex("a003020102")
+    text = b"\x0c\x0eTest Authority"
+    assert whole.count(version) == whole.count(text) == 1
+    for broken in (
+        whole.replace(version, bytes.fromhex("a003020105")),
+        whole.replace(text, b"\x0c\x0e\xff\xffst Authority"),
+        whole[:50],
+        b"\0" * 50,
+        b"-----BEGIN CERTIFICATE-----",
+    ):
+        assert names(broken) is None

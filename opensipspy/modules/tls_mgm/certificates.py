@@ -55,7 +55,11 @@ class Certificate:
             raise CertificatesMissing from error
         self._x509 = x509
         pem = data.lstrip().startswith(b"-----")
-        self.cert: X509 = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
+        try:
+            self.cert: X509 = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
+        except x509.InvalidVersion as error:
+            # OpenSSL lets such a certificate of a peer pass where nothing is verified.
+            raise ValueError(str(error)) from error
 
     def version(self) -> Value:
         """As OpenSSL counts: 2 is version 3."""

@@ -318,9 +318,9 @@ class DomainStore(TlsDomains):
     def names(self, certificate: bytes) -> tuple[str, str] | None:
         try:
             read = Certificate(certificate)
+            return str(read.subject()), str(read.issuer())
         except (CertificatesMissing, ValueError):
             return None
-        return str(read.subject()), str(read.issuer())
 
     def client_context(self, name: str) -> ssl.SSLContext:
         found = self.named(name)
