@@ -6,6 +6,7 @@ The kernel is a played one (`sctp_streams`); the tests marked so talk to the rea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -259,6 +260,31 @@ async def test_an_endless_message_ends_the_association(kernel: Streams, monkeypa
     far.send(b"\x01\x00\xc3\x50" + bytes(49_996))
     await until(lambda: not other.node.links)
     assert "more than 30000 octets" in other.events[-1][2]
+    far.close()
+    await other.node.stop()
+
+
+@in_loop
+async def test_a_flood_leaves_others_their_turn(kernel: Streams) -> None:
+    other = Other("hss.t.test", None, only_sctp())
+    await other.node.start()
+    far = Stranger(kernel, other.port)
+    far.hello(other)
+    await until(lambda: other.node.links)
+    turns = 0
+    answers = 0
+    sent = 0
+    while answers < 400:
+        with contextlib.suppress(BlockingIOError):
+            while sent < 400:
+                far.send(encode(Message(DEVICE_WATCHDOG, 0, REQUEST, [], sent, sent)))
+                sent += 1
+        with contextlib.suppress(BlockingIOError):
+            while far.socket.recvmsg(1 << 20):
+                answers += 1
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 400 / sctp.DRAIN
     far.close()
     await other.node.stop()
 
