@@ -400,3 +400,32 @@ def test_diameter_marks_what_may_be_a_copy(tmp_path: Path) -> None:
         await other.node.stop()
 
     asyncio.run(scenario())
+
+
+def test_diameter_marks_nothing_that_was_never_sent(tmp_path: Path) -> None:
+    """RFC 6733 §3: the T flag must not be set the first time that a message is sent."""
+
+    async def scenario() -> None:
+        port = free_port()
+        driver = AaaDiameter(answer_timeout=10_000)
+        url = write_files(tmp_path, peer_text("hss.t.test", port))
+        core, acc = await loaded(driver, aaa_url=url, service_type=15)
+        core.now = asyncio.get_running_loop().time  # type: ignore[method-assign]
+        report(core, "a")
+        await turns()
+        assert acc.unfinished() == 1
+        other = Other("hss.t.test", success)
+        other.node.config.port = port
+        await other.node.start()
+
+        def taken() -> bool:
+            core.advance(1.0)
+            return not acc.unfinished()
+
+        await until(taken, 20.0)
+        assert [held.message.flags & 0x10 for held in other.held] == [0]
+        await acc.stop()
+        await driver.stop()
+        await other.node.stop()
+
+    asyncio.run(scenario())
