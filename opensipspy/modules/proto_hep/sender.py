@@ -112,7 +112,11 @@ class Sender:
         self._told_at = -TELL_EVERY_S
 
     def put(self, data: bytes) -> bool:
-        """Queue a packet; False when it is dropped."""
+        """Send a packet at once where nothing waits, else queue it; False when it is dropped."""
+        if not self._queue and self._is_open():
+            self._write(data)
+            self.sent += 1
+            return True
         if self._core.now() < self._silent_until:
             self.dropped += 1
             return False
@@ -193,6 +197,19 @@ class Sender:
             await asyncio.wait_for(link.writable.wait(), self._limits.send_timeout_s or None)
         if link.lost or self._transport is None:
             raise ConnectionResetError("the connection was lost")
+        self._write(data)
+
+    def _is_open(self) -> bool:
+        """Whether a packet can leave at once."""
+        link = self._link
+        return link is not None and not link.lost and link.writable.is_set() and not self._is_stale()
+
+    def _is_stale(self) -> bool:
+        """Whether it is time to ask again where datagrams go."""
+        return self.destination.transport == "udp" and self._core.now() - self._opened_at > LOOK_UP_EVERY_S
+
+    def _write(self, data: bytes) -> None:
+        """Over what is open: neither waits nor raises."""
         # What a loop gives out for datagrams is not always of asyncio's class for that, so the class does not tell.
         if self.destination.transport == "udp":
             cast("asyncio.DatagramTransport", self._transport).sendto(data)
@@ -203,8 +220,7 @@ class Sender:
     async def _open(self) -> Link:
         """The link that is there, or a new one."""
         old = self._link
-        stale = self.destination.transport == "udp" and self._core.now() - self._opened_at > LOOK_UP_EVERY_S
-        if old is not None and not old.lost and not stale:
+        if old is not None and not old.lost and not self._is_stale():
             return old
         if self._transport is not None:
             self._transport.close()
