@@ -278,7 +278,11 @@ def test_lines_that_are_none_are_set_aside(line: bytes, tmp_path: Path) -> None:
     again.close()
 
 
-def test_the_journal_is_written_anew_when_most_of_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_journal_is_written_anew_when_most_of_it_is_over(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where that cannot be done, as in a folder of somebody else, the old one goes on, and nothing comes twice."""
     monkeypatch.setattr(spools, "SPARE", 5)
     path = tmp_path / "records"
 
@@ -288,6 +292,12 @@ def test_the_journal_is_written_anew_when_most_of_it_is_over(tmp_path: Path, mon
         names = [f"c{number}" for number in range(40) if (hash(f"c{number}") - hash("stays")) % LANES]
         report(core, "stays", *names)
         await kept(core, acc, len(names) + 1)
+        if fails:
+
+            def refuse(number: int) -> None:
+                raise OSError(errno.EACCES, "Permission denied")
+
+            monkeypatch.setattr(spools.os, "fsync", refuse)
 
         async def others(attributes: Attributes, ticket: Ticket | None = None) -> AaaReply:
             if dict(attributes)["Acct-Session-Id"] == "stays":
@@ -299,9 +309,16 @@ def test_the_journal_is_written_anew_when_most_of_it_is_over(tmp_path: Path, mon
         await until(lambda: acc.unfinished() == 1)
         await kept(core, acc, 1)
         core.advance(1.0)
-        await until(lambda: len(path.read_bytes().splitlines()) == 1)
+        if fails:
+            await until(lambda: "cannot be written anew" in caplog.text)
+        else:
+            await until(lambda: len(path.read_bytes().splitlines()) == 1)
         await acc.stop()
-        assert b"stays" in path.read_bytes()
+        monkeypatch.undo()
+        core, acc, client = await house(path)
+        await turns()
+        assert [record["Acct-Session-Id"] for record in client.taken] == ["stays"]
+        await acc.stop()
 
     play(scenario)
 

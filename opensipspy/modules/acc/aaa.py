@@ -300,7 +300,11 @@ class Reports:
             self._described(waiting)
         refused = spool.keep(records, done, left)
         if spool.crowded:
-            spool.rewrite([waiting for waiting in (*list(self._kept.values()), *records) if waiting.number])
+            try:
+                spool.rewrite([waiting for waiting in (*list(self._kept.values()), *records) if waiting.number])
+            except OSError as error:
+                # All is in the old one, which can still be written to.
+                self._core.log.warning("acc: %s cannot be written anew: %s", spool.path, error.strerror)
         return refused
 
     async def stop(self) -> None:

@@ -187,7 +187,10 @@ class Spool:
         self._size += len(data)
 
     def rewrite(self, records: Sequence[Waiting]) -> None:
-        """Write the journal anew, with these records only. Raises OSError; the journal is as before then."""
+        """Write the journal anew, with these records only. Raises OSError; the journal is as before then, and it is
+        some time until it is `crowded` again.
+        """
+        self._spare = 0
         other = self.path.with_name(self.path.name + ".new")
         other.unlink(missing_ok=True)
         number = self._locked(other)
@@ -204,7 +207,7 @@ class Spool:
             other.unlink(missing_ok=True)
             raise
         os.close(self._file)
-        self._file, self._size, self._spare = number, size, 0
+        self._file, self._size = number, size
 
     def close(self) -> None:
         if self._file >= 0:
