@@ -270,7 +270,8 @@ class FakeCore(Core):
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
         v6 = ":" in peer.address
-        for wanted in (forced, received):
+        members = forced.members if forced is not None and forced.members is not None else []
+        for wanted in (forced, *members, received):
             if wanted is not None and wanted.proto == peer.proto and wanted.is_v6 == v6:
                 return wanted
         return next((s for s in self.sockets if s.proto == peer.proto and s.is_v6 == v6), None)

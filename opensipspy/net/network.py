@@ -110,12 +110,19 @@ class Network:
         return transport is not None and transport.reaches(peer)
 
     def choose_socket(self, peer: Peer, forced: Socket | None = None, received: Socket | None = None) -> Socket | None:
-        """The listening point to reach `peer` from: `forced` when it fits protocol and address family, else the one
-        whose address the system would send from (`mhomed`), else `received`, where a request came in, when it fits and
-        is of UDP, else the first that fits. None when none does."""
+        """The listening point to reach `peer` from: `forced` when it fits protocol and address family, or the first of
+        its sockets that does when it is a bond, or the one of the same address and port with another protocol; else the
+        one whose address the system would send from (`mhomed`), else `received`, where a request came in, when it fits
+        and is of UDP, else the first that fits. None when none does."""
         v6 = ":" in peer.address
-        if forced is not None and forced.proto == peer.proto and forced.is_v6 == v6:
+        if forced is not None and forced.is_v6 == v6 and forced.proto == peer.proto:
             return forced
+        if forced is not None:
+            for socket in self.sockets if forced.members is None else forced.members:
+                if socket.proto != peer.proto or socket.is_v6 != v6:
+                    continue
+                if forced.members is not None or (socket.address == forced.address and socket.port == forced.port):
+                    return socket
         if self.mhomed:
             found = self._routed(peer, v6)
             if found is not None:

@@ -404,6 +404,10 @@ def not_listening(node: tree.Stm, script: Script) -> tuple[Pos, str, str] | None
         wanted = argument
     else:
         return None
+    bonds = script.globals.bonds
+    if wanted.value[:5].lower() == "bond:" and wanted.value[5:] not in bonds:
+        hint = "it has " + ", ".join(f"bond:{name}" for name in list(bonds)[:4]) if bonds else ""
+        return wanted.pos, f"the script has no {wanted.value}: the message leaves from another socket", hint
     found = _LISTENING.fullmatch(wanted.value)
     opened = script.globals.sockets
     if found is None or not opened or any("sockets_mgm" in line.name for line in script.loadmodules):

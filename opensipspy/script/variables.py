@@ -284,6 +284,8 @@ class CoreVariables:
     def _socket_field(self, socket: sip.Socket, field: str | None) -> Value:
         if field is None or field == "forced":
             return socket.text
+        if socket.members is not None:
+            return None  # which of a bond's sockets it is shows when the message leaves
         if field == "ip":
             return socket.address
         if field == "port":

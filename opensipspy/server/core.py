@@ -152,7 +152,8 @@ class ServerCore(Core):
         self._wake_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uris = sip.UriCache()
-        self._literals: dict[str, Target] = {}
+        # By the protocol that was asked for.
+        self._literals: dict[int, dict[str, Target]] = {}
         self._literals_of = 0
         self._tag_secret = secrets.token_bytes(16)
 
@@ -393,8 +394,9 @@ class ServerCore(Core):
 
     def locate(self, uri: Uri | str, proto: int = 0) -> list[Target] | Awaitable[list[Target]]:
         if isinstance(uri, str):
-            if not proto and self._literals_of == self.network.generation:
-                known = self._literals.get(uri)
+            if self._literals_of == self.network.generation:
+                literals = self._literals.get(proto)
+                known = literals.get(uri) if literals is not None else None
                 if known is not None:
                     return [known]
             text = uri
@@ -403,19 +405,22 @@ class ServerCore(Core):
             except sip.ParseError as error:
                 raise LocateError(f"{text}: {error.reason}") from error
             found = self._locate(uri, proto)
-            if isinstance(found, list) and not proto and not self.network.mhomed:
-                self._keep_literal(text, uri, found)
+            if isinstance(found, list) and not self.network.mhomed:
+                self._keep_literal(text, uri, proto, found)
             return found
         return self._locate(uri, proto)
 
-    def _keep_literal(self, text: str, uri: Uri, found: list[Target]) -> None:
+    def _keep_literal(self, text: str, uri: Uri, proto: int, found: list[Target]) -> None:
         """Remember where a URI with an address leads: nothing but our own sockets can change it."""
         if len(found) != 1 or found[0].peer.address != (uri.param("maddr") or uri.host):
             return
-        if self._literals_of != self.network.generation or len(self._literals) >= MOST_LITERALS:
+        if self._literals_of != self.network.generation:
             self._literals.clear()
             self._literals_of = self.network.generation
-        self._literals[text] = found[0]
+        literals = self._literals.setdefault(proto, {})
+        if len(literals) >= MOST_LITERALS:
+            literals.clear()
+        literals[text] = found[0]
 
     def _locate(self, uri: Uri, proto: int) -> list[Target] | Awaitable[list[Target]]:
         if uri.scheme not in ("sip", "sips"):

@@ -105,6 +105,8 @@ class Services(ScriptServices):
         return self._core.identity.is_myself(host, port, proto)
 
     def find_socket(self, text: str) -> Socket | None:
+        if text[:5].lower() == "bond:":
+            return self._bond(text[5:])
         for socket in self._core.sockets:
             if text in (socket.text, socket.tag) and text:
                 return socket
@@ -117,6 +119,14 @@ class Services(ScriptServices):
             if host.strip("[]") == socket.address or host == socket.advertised_address:
                 return socket
         return None
+
+    def _bond(self, name: str) -> Socket | None:
+        """The bond of that name, None when the script has none. Its sockets may come and go while the server runs."""
+        names = self._core.globals.bonds.get(name)
+        if names is None:
+            return None
+        found = (self.find_socket(member) for member in names if member[:5].lower() != "bond:")
+        return sip.bond(name, [socket for socket in found if socket is not None])
 
     def socket_in_bond(self, socket: str, bond: str) -> bool | None:
         found = self.find_socket(socket)

@@ -15,6 +15,8 @@ PROTO_WS: Final = 5
 PROTO_WSS: Final = 6
 # No transport of SIP: no word of Via or of URIs leads to it.
 PROTO_BIN: Final = 8
+# Of a bond: it has whatever protocols its sockets have.
+PROTO_BOND: Final = 9
 
 PROTO_NAMES: Final = ("", "udp", "tcp", "tls", "sctp", "ws", "wss", "", "bin")
 PROTO_NUMBERS: Final = {
@@ -34,6 +36,27 @@ PROTO_NUMBERS: Final = {
 
 
 _SECURE: Final = (PROTO_TLS, PROTO_WSS)
+
+
+def bond(name: str, members: list[Socket]) -> Socket:
+    """Several sockets under one name, `socket = bond:NAME {...}`."""
+    made = Socket(PROTO_BOND, name, 0)
+    made.text = "bond:" + name
+    made.members = members
+    return made
+
+
+def forced_proto(socket: Socket | None, uri: str) -> int:
+    """The protocol that a socket to send from asks for, 0 when it leaves that to the URI of the next hop.
+
+    As in OpenSIPS the socket counts more than the URI's `transport`; but a sips: URI never leaves unprotected (RFC 3261
+    §26.2.2).
+    """
+    if socket is None or socket.proto == PROTO_BOND:
+        return PROTO_NONE
+    if socket.proto not in _SECURE and uri[:5].lower() == "sips:":
+        return PROTO_NONE
+    return socket.proto
 
 
 def proto_name(proto: int) -> str:
@@ -74,7 +97,8 @@ class Socket:
     """A listening point. address: without brackets. advertised_*: what Via and Record-Route show instead, when set.
 
     index: the place in the server's list of sockets, for tables keyed by socket. anycast: whether other servers listen
-    at the same address.
+    at the same address. members: the sockets of a bond (`PROTO_BOND`), which is nothing to listen on but a choice of
+    where to send from: the first member that fits the destination.
     """
 
     __slots__ = (
@@ -85,6 +109,7 @@ class Socket:
         "host_text",
         "index",
         "is_v6",
+        "members",
         "port",
         "proto",
         "tag",
@@ -112,6 +137,7 @@ class Socket:
         self.tag: str = tag
         self.index: int = index
         self.anycast: bool = False
+        self.members: list[Socket] | None = None
         self.is_v6: bool = ":" in self.address
         self.host_text: str = bracketed(self.address)
         self.text: str = proto_name(proto) + ":" + self.host_text + ":" + str(port)

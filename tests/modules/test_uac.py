@@ -289,7 +289,7 @@ async def test_a_hostile_route_parameter(value: str, password: str) -> None:
         "INFO",
         from_=ALICE,
         to="<sip:bob@example.org>;tag=b1",
-        headers=f"Route: <sip:127.0.0.1:5060;lr;ftag=a1;vsf={value};vst={value};ucs={value}>",
+        headers=f"Route: <sip:127.0.0.1:5060;lr;ftag=a1;vsf={value};vst={value};aci={value}>",
     )
     assert server.call("loose_route", run) in (1, -1)
     server.call("t_relay", run)

@@ -70,7 +70,19 @@ def test_protocol_and_family_decide() -> None:
 def test_a_forced_socket_wins_when_it_fits() -> None:
     made = network((UDP, "192.0.2.1"), (UDP, "192.0.2.2"), (TCP, "192.0.2.2"))
     assert chosen(made, UDP, "198.51.100.1", made.sockets[1]) == "udp:192.0.2.2:5060"
-    assert chosen(made, UDP, "198.51.100.1", made.sockets[2]) == "udp:192.0.2.1:5060"
+    # Another protocol: from the same address, when it has one.
+    assert chosen(made, UDP, "198.51.100.1", made.sockets[2]) == "udp:192.0.2.2:5060"
+    assert chosen(made, TCP, "198.51.100.1", made.sockets[0]) == "tcp:192.0.2.2:5060"
+
+
+def test_the_first_socket_of_a_bond_that_fits() -> None:
+    """Core manual, socket: "bond"."""
+    made = network((UDP, "192.0.2.1"), (UDP, "192.0.2.2"), (TCP, "192.0.2.2"), (UDP, "2001:db8::1"))
+    both = sip.bond("both", [made.sockets[2], made.sockets[1]])
+    assert chosen(made, UDP, "198.51.100.1", both) == "udp:192.0.2.2:5060"
+    assert chosen(made, TCP, "198.51.100.1", both) == "tcp:192.0.2.2:5060"
+    assert chosen(made, UDP, "2001:db8::9", both) == "udp:[2001:db8::1]:5060"
+    assert chosen(made, UDP, "198.51.100.1", sip.bond("none", [])) == "udp:192.0.2.1:5060"
 
 
 def test_loopback_is_for_this_machine() -> None:

@@ -583,7 +583,8 @@ class Flow(Hooks):
         branch.socket = view.socket_out
         branch.minor = bool(self.minor_flag & view.branch_flags)
         try:
-            found = self.core.locate(next_hop(view, proxy))
+            hop = next_hop(view, proxy)
+            found = self.core.locate(hop, 0 if hop is proxy else sip.forced_proto(view.socket_out, hop))
         except (LocateError, sip.ParseError) as error:
             return self._unlocated(branch, error)
         if isinstance(found, list):
@@ -691,7 +692,8 @@ class Flow(Hooks):
 
     def _forward_ack(self, run: Run, proxy: str) -> int | Awaitable[int]:
         try:
-            found = self.core.locate(next_hop(run, proxy))
+            hop = next_hop(run, proxy)
+            found = self.core.locate(hop, 0 if hop is proxy else sip.forced_proto(run.socket_out, hop))
         except (LocateError, sip.ParseError) as error:
             self.core.log.info("tm: no way for the ACK to %s: %s", run.ruri, error)
             return E_SEND if isinstance(error, NoSocketError) else E_BAD_ADDRESS

@@ -46,7 +46,8 @@ class TmLocal(TmBase):
             self.refused_transactions.inc()
             return Reply(503, "Too many transactions")
         try:
-            found = self.core.locate(next_hop or ruri)
+            hop = next_hop or ruri
+            found = self.core.locate(hop, sip.forced_proto(socket, hop))
             targets = found if isinstance(found, list) else await found
         except (LocateError, sip.ParseError) as error:
             return Reply(476, f"Unresolvable destination: {error}")
@@ -117,10 +118,11 @@ class TmLocal(TmBase):
         self, transaction: Transaction, run: Run, targets: list[Target], proxy: str, socket: Socket | None
     ) -> Reply:
         transaction.flags = run.msg_flags
-        changed = run.ruri != run.msg.ruri or run.dst_uri
+        changed = run.ruri != run.msg.ruri or run.dst_uri or run.socket_out is not None
         if changed:
             try:
-                found = self.core.locate(run.dst_uri or proxy or run.ruri)
+                hop = run.dst_uri or proxy or run.ruri
+                found = self.core.locate(hop, sip.forced_proto(run.socket_out or socket, hop))
                 targets = found if isinstance(found, list) else await found
             except (LocateError, sip.ParseError) as error:
                 return Reply(476, f"Unresolvable destination: {error}")

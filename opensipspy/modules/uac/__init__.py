@@ -46,8 +46,9 @@ from opensipspy.sip import (
 CONTEXT: Final = "uac"
 """Key in `run.ctx`; the value is a `UacState`."""
 MODES: Final = ("none", "manual", "auto")
-CSEQ_PARAM: Final = "ucs"
-"""Record-Route parameter with what is added to the CSeq numbers of the caller."""
+CSEQ_PARAM: Final = "aci"
+"""Record-Route parameter with what is added to the CSeq numbers of the caller; OpenSIPS' name for it, so that either
+carries on with the calls of the other."""
 MOST_TRIES: Final = 16
 """As often may one request be sent again with credentials; each server that challenges takes one or two."""
 MOST_PLUS: Final = 999
