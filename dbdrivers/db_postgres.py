@@ -90,10 +90,13 @@ GROUP BY i.indexrelid ORDER BY i.indexrelid
 
 
 class PostgresText(SqlText):
-    """Statements with `$1`, `$2`..."""
+    """Statements with `$1`, `$2`...; names are quoted as PostgreSQL keeps those that OpenSIPS writes without quotes."""
 
     def mark(self, number: int) -> str:
         return f"${number}"
+
+    def name(self, name: str) -> str:
+        return super().name(name.lower())
 
 
 TEXT: Final = PostgresText()
@@ -428,8 +431,9 @@ class PostgresLink(Link):
             keys = self._keys[write.table] = [list(row[0]) for row in rows]
         conditions = []
         args: list[DbValue] = []
+        row = {column.lower(): value for column, value in write.row.items()}
         for key in keys:
-            values = [write.row.get(column) for column in key]
+            values = [row.get(column) for column in key]
             if any(value is None for value in values):
                 continue  # NULL is equal to nothing, and a default is not known here
             parts = []

@@ -73,6 +73,8 @@ KINDS: Final[Mapping[str, str]] = {
     "b": "blob",
     "t": "time",
 }
+WORDS: Final[Mapping[str, str]] = {"float": "double", "double": "double", "binary": "blob", "datetime": "time"}
+"""Types of columns as the files that OpenSIPS brings have them; all texts are "string"."""
 SQL_TYPES: Final[Mapping[str, str]] = {
     "int": "INTEGER",
     "long": "INTEGER",
@@ -111,7 +113,8 @@ class Field:
         if self.auto:
             return f"`{self.name}` INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL"
         column = f"`{self.name}` {SQL_TYPES[self.kind]} {self._check}"
-        default = "0" if self.kind in ("int", "long", "double") else "''"
+        # A time in a file is a number: an empty field would be refused by OpenSIPS.
+        default = {"int": "0", "long": "0", "double": "0", "time": "'1970-01-01 00:00:00'"}.get(self.kind, "''")
         if declared is not None and declared.default is not NO_DEFAULT:
             default = literal(declared)
             if self.null:
@@ -255,11 +258,13 @@ def header_of(table: Table) -> list[Field]:
     fields = []
     auto = False
     for column in table.columns:
-        if column.type in INTEGER_TYPES:
-            # OpenSIPS numbers rows by int columns, and by long ones where its own tables have them.
+        flag = column.type == "char" and column.default is not NO_DEFAULT and str(column.default).isdigit()
+        if flag or column.type in INTEGER_TYPES:
+            # OpenSIPS numbers rows by int columns, and by long ones where its own tables have them. Its modules refuse
+            # columns of other types: a flag of one letter is a number in its files, and no text a "str".
             word = "long" if column.type == "unsigned long" else "int"
         else:
-            word = {"float": "double", "double": "double", "binary": "blob", "datetime": "time"}.get(column.type, "str")
+            word = WORDS.get(column.type, "string")
         numbered = column.autoincrement and not auto
         auto = auto or numbered
         fields.append(Field(column.name, word, "auto" if numbered else "null" if column.null else ""))

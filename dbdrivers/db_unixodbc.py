@@ -53,6 +53,8 @@ CONNECT_S: Final = 5
 QUERY_S: Final = 5
 IDLE_S: Final = 1.0
 """After so long without work a connection is asked whether it lives, before a statement that is sent once only."""
+CASE_INFO: Final = 28  # SQL_IDENTIFIER_CASE
+LOWER_CASE: Final = 2  # SQL_IC_LOWER
 QUOTE_INFO: Final = 29  # SQL_IDENTIFIER_QUOTE_CHAR
 
 # SQLSTATEs (ISO 9075, ODBC 3): classes by two letters, single ones by five.
@@ -158,8 +160,13 @@ class OdbcText(SqlText):
 
     backslashes = None
 
-    def __init__(self, quote: str) -> None:
+    def __init__(self, quote: str, lower: bool = False) -> None:
+        """lower: the database keeps names that are written without quotes so."""
         self.quote = quote.strip()
+        self._lower = lower
+
+    def name(self, name: str) -> str:
+        return super().name(name.lower() if self._lower else name)
 
 
 class OdbcLink(Link):
@@ -186,7 +193,8 @@ class OdbcLink(Link):
             self._connection = client.connect(connection_text(self._url), timeout=CONNECT_S, autocommit=True)
             with contextlib.suppress(self._error):  # a driver without such a limit: the pool has one of its own
                 self._connection.timeout = QUERY_S
-            self._text = OdbcText(str(self._connection.getinfo(QUOTE_INFO) or ""))
+            lower = self._connection.getinfo(CASE_INFO) == LOWER_CASE
+            self._text = OdbcText(str(self._connection.getinfo(QUOTE_INFO) or ""), lower)
         except self._error as error:
             raise DatabaseError(f"{self._url}: {reason(error)}", transient=True) from error
 

@@ -43,7 +43,7 @@ _BEGINNINGS: Final = re.compile(
             r'(?:invalid byte sequence for encoding|character with byte sequence [0-9a-fx ]{1,40} in encoding) "\w+"',
             # SQLite
             rf"(?:UNIQUE|NOT NULL) constraint failed: {_NAME}(?:, {_NAME})*",
-            rf"CHECK constraint failed: {_NAME}",
+            r"CHECK constraint failed: [\w$#. \-]{1,200}",
             r"FOREIGN KEY constraint failed",
             rf"table {_NAME} (?:has no column named {_NAME}|already exists|has \d+ columns but \d+ values)",
             rf"{_NAME}: cannot open shared object file",

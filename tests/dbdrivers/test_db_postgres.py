@@ -218,3 +218,23 @@ route {{
         """)
         shown = [line.partition("@ ")[2] for line in site.log if "@ " in line]
     assert shown == [f"o'hara in {number} 1 o'hara in {number}" for number in range(3)]
+
+
+def test_names_are_kept_as_opensips_writes_them(postgres_server: PostgresServer) -> None:
+    """Without quotes, which PostgreSQL turns into small letters: both servers use the same tables."""
+    url = parse_url(postgres_server.url("names"))
+    key = Index("aor_idx", ("aor", "binding_URI"), unique=True)
+    columns = (auto_id(), Column("aor", "string", 64), Column("binding_URI", "string", 64))
+
+    async def run() -> None:
+        await DbPostgres().create_tables(url, [Table("registrant", 3, columns, (key,))])
+        database = DbPostgres().open_database(url)
+        try:
+            await database.raw("INSERT INTO registrant (aor, binding_URI) VALUES ('a', 'b')")
+            await database.replace("registrant", {"aor": "a", "binding_URI": "b"})
+            assert await database.select("registrant", ("binding_URI",), (("binding_URI", "=", "b"),)) == [("b",)]
+            assert await database.raw("SELECT count(*) FROM registrant WHERE binding_uri = 'b'") == [(1,)]
+        finally:
+            await database.close()
+
+    asyncio.run(run())

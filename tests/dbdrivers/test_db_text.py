@@ -242,5 +242,5 @@ async def test_tables_are_made_as_opensips_reads_them(tmp_path: Path) -> None:
     """It numbers rows by int columns; scripts/dbtext has long for contact_id only."""
     url = parse_url(f"text://{tmp_path}")
     await DbText().create_tables(url, [ACC])
-    assert (tmp_path / "acc").read_text().startswith("id(int,auto) method(str) ")
-    assert (tmp_path / "version").read_text() == "table_name(str) table_version(int)\nacc:7\n"
+    assert (tmp_path / "acc").read_text().startswith("id(int,auto) method(string) ")
+    assert (tmp_path / "version").read_text() == "table_name(string) table_version(int)\nacc:7\n"
