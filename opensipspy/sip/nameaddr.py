@@ -225,11 +225,11 @@ def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAd
     found._params = pieces
     for i in range(0, len(pieces), 2):
         if pieces[i] == "tag":
-            if found.tag:
-                raise ParseError("two tags", found.uri_end)
             if not is_token(pieces[i + 1]):
                 raise ParseError("bad tag", found.uri_end)
-            found.tag = pieces[i + 1]
+            if not found.tag:
+                # A second one breaks RFC 3261 §7.3.1, but some phones put their own behind that of the dialog.
+                found.tag = pieces[i + 1]
     return found
 
 

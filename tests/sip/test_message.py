@@ -20,6 +20,7 @@ from opensipspy.sip import (
     parse_name_addr,
     parse_name_addr_list,
     parse_via,
+    validate_reply,
     validate_request,
 )
 from tests.sip.samples import HERE, HERE_TCP, INVITE, REPLY, THERE, THERE_TCP, parse, request
@@ -192,3 +193,18 @@ def test_headers_are_found_again_after_what_was_parsed_was_forgotten() -> None:
         before = ask()
         msg.forget_parsed()
         assert ask() == before
+
+
+def test_of_two_tags_the_first_one_is_that_of_the_dialog() -> None:
+    """RFC 3261 §7.3.1 forbids it; a phone that puts its own behind that of the dialog is understood all the same."""
+    text = (
+        "SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\nFrom: <sip:a@example.com>;tag=1\r\n"
+        "To: <sip:b@example.com>;tag=dialog;tag=own\r\nCall-ID: c1\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n"
+    )
+    msg = parse(text.encode())
+    validate_reply(msg)
+    assert msg.to_tag == "dialog"
+    assert msg.to.text.endswith(";tag=dialog;tag=own")
+    broken = parse(text.replace("tag=own", 'tag="x y"').encode())
+    with pytest.raises(ParseError):
+        validate_reply(broken)
