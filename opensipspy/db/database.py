@@ -10,6 +10,7 @@ Methods await plain futures only, so that script coroutines, which run without a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -150,6 +151,8 @@ class Database(ABC):
         self._queue: deque[Write] = deque()
         # So many writes at the queue's beginning were sent, and their answer was lost.
         self._uncertain = 0
+        # So many are with the back-end now.
+        self._under_way = 0
         self._writer: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
 
@@ -194,14 +197,25 @@ class Database(ABC):
     async def close(self) -> None:
         """Write what is queued, then let go of the back-end; the object is not used again.
 
-        Raises DatabaseError, with the number of writes that are lost, when the back-end does not take them.
+        Raises DatabaseError, with the number of writes that are lost, when the back-end does not take them. Whoever
+        loses patience and cancels finds the number in the log.
         """
         try:
             await self.flush()
         except DatabaseError as error:
-            raise DatabaseError(
-                f"{error.reason} (lost writes: {len(self._queue)})", transient=error.transient
-            ) from error
+            raise DatabaseError(f"{error.reason} ({self._loss()})", transient=error.transient) from error
+        except asyncio.CancelledError:
+            self.tell_lost()
+            raise
+
+    def tell_lost(self) -> None:
+        """One line for the writes that are queued, when nobody will write them any more."""
+        if self._queue:
+            LOG.critical("%s: no answer in the time that there is to stop (%s)", self.url, self._loss())
+
+    def _loss(self) -> str:
+        perhaps = max(self._uncertain, self._under_way)
+        return f"lost writes: {len(self._queue)}" + (f"; {perhaps} of them may have been done" if perhaps else "")
 
     # --- one write at a time
 
@@ -266,7 +280,15 @@ class Database(ABC):
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait((self._writer,))
+        # In a task of its own: who waits for it may lose patience, while the batch under way is still looked after.
+        writer = self._writer = asyncio.get_running_loop().create_task(self._drain(), name=f"writes to {self.url}")
+        writer.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+        await asyncio.wait((writer,))
+        if self._writer is writer:
             self._writer = None
+        await writer
+
+    async def _drain(self) -> None:
         while self._queue:
             await self._write_some()
 
@@ -308,16 +330,21 @@ class Database(ABC):
         try:
             # Shielded: a cancelled wait must not leave it open whether the batch has been written.
             running = asyncio.ensure_future(self.execute(batch))
+            self._under_way = len(batch)
             try:
                 await asyncio.shield(running)
             except asyncio.CancelledError:
-                await asyncio.wait((running,))
-                failure = running.exception()
-                if failure is None:
-                    self._forget(len(batch))
-                elif isinstance(failure, DatabaseError) and failure.uncertain:
+                while not running.done():
+                    with contextlib.suppress(asyncio.CancelledError):  # however often
+                        await asyncio.wait((running,))
+                failure = None if running.cancelled() else running.exception()
+                if running.cancelled() or (isinstance(failure, DatabaseError) and failure.uncertain):
                     self._uncertain = len(batch)
+                elif failure is None:
+                    self._forget(len(batch))
                 raise
+            finally:
+                self._under_way = 0
             self._forget(len(batch))
         except DatabaseError as error:
             if error.transient:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from opensipspy.db.database import Database, Watcher
 from opensipspy.db.errors import DatabaseError
 from opensipspy.db.migration import OldTable
 from opensipspy.db.schema import VERSION_TABLE, Table
 from opensipspy.db.url import DbUrl, parse_url
+
+FLUSH_S: Final = 0.5
+"""How long all databases are waited for together at the end, before each in its turn."""
 
 
 class DbDriver(ABC):
@@ -121,13 +125,26 @@ class Databases:
     async def close(self) -> list[DatabaseError]:
         """Flush and close all of them; returns what went wrong, for the log.
 
-        The last that was opened comes first: it may stand on others, which were opened for it.
+        The last that was opened comes first: it may stand on others, which were opened for it. What is queued leaves
+        at the same time for all, so that one that does not answer takes no time from the others.
         """
         failures = []
-        for database in reversed(self._open.values()):
-            try:
-                await database.close()
-            except DatabaseError as error:
-                failures.append(error)
-        self._open.clear()
+        waiting = list(self._open.values())
+        flushing = [asyncio.ensure_future(database.flush()) for database in waiting if database.queued]
+        for task in flushing:  # what went wrong is told by close()
+            task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+        try:
+            if flushing:
+                await asyncio.wait(flushing, timeout=FLUSH_S)
+            while waiting:
+                try:
+                    await waiting.pop().close()
+                except DatabaseError as error:
+                    failures.append(error)
+        except asyncio.CancelledError:
+            for database in waiting:
+                database.tell_lost()
+            raise
+        finally:
+            self._open.clear()
         return failures

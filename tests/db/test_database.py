@@ -238,7 +238,7 @@ def test_closing_flushes_and_reports_what_failed():
         good, bad = databases.get("memory:x"), databases.get("memory:y")
         assert isinstance(good, Memory)
         assert isinstance(bad, Memory)
-        bad.failures = [away(), away()]
+        bad.failures = [away(), away(), away()]
         good.write_later(row(1))
         bad.write_later(row(1))
         failures = await databases.close()
@@ -246,6 +246,38 @@ def test_closing_flushes_and_reports_what_failed():
         assert [str(f) for f in failures] == ["gone (lost writes: 1)"]
 
     asyncio.run(scenario())
+
+
+def test_a_database_that_does_not_answer_at_the_end(caplog: pytest.LogCaptureFixture):
+    """What it has is told by number; the others, opened before it, have theirs. Nothing is sent twice."""
+
+    class Silent(Memory):
+        async def execute(self, writes: Sequence[Write]) -> list[int]:
+            self.calls += 1
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    class BothDriver(MemoryDriver):
+        def open_database(self, url: DbUrl) -> Database:
+            return Silent() if "silent" in str(url) else Memory()
+
+    async def scenario() -> None:
+        databases = Databases()
+        databases.add(BothDriver())
+        good, silent = databases.get("memory:x"), databases.get("memory:silent")
+        good.write_later(row(1))
+        silent.write_later(row(1), row(2))
+        await asyncio.sleep(0)
+        silent.write_later(row(3))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(databases.close(), 0.1)
+        assert isinstance(good, Memory)
+        assert isinstance(silent, Memory)
+        assert (good.rows, silent.calls) == ([1], 1)
+
+    asyncio.run(scenario())
+    [line] = [record.getMessage() for record in caplog.records if "lost writes" in record.getMessage()]
+    assert "(lost writes: 3; 2 of them may have been done)" in line
 
 
 @pytest.mark.parametrize(("flush_s", "number"), [(0.0, 3), (0.01, 2)], ids=["enough of them", "old enough"])
