@@ -38,6 +38,7 @@ def at_once(text: str) -> Pattern:
 
 
 ByLine = Annotated[Pattern, Fixup(by_line, "regex")]
+Expression = Annotated["Substitution", NoExpand(), Fixup("prepare", "string", at_call="prepare_given")]
 AtOnce = Annotated[Pattern, Fixup(at_once, "regex")]
 
 
@@ -45,12 +46,13 @@ class Substitution:
     """One "/expression/replacement/flags" with any delimiter.
 
     flags: g replaces all matches, i ignores case, s lets a dot match line feeds. In the replacement \\0 to \\9 for the
-    match and its groups, \\u for the Request-URI, \\n \\r \\t, and variables.
+    match and its groups, \\u for the Request-URI, \\n \\r \\t, and variables; those only where the script says them:
+    without a catalogue a "$" is itself.
     """
 
     __slots__ = ("all", "pattern", "pieces")
 
-    def __init__(self, text: str, catalogue: Catalogue) -> None:
+    def __init__(self, text: str, catalogue: Catalogue | None) -> None:
         expression, replacement, flags = split_expression(text)
         unknown = set(flags) - set("gis")
         if unknown:
@@ -58,7 +60,7 @@ class Substitution:
         self.all = "g" in flags
         self.pattern = Pattern(expression, ignore_case="i" in flags, lines="s" not in flags)
         self.pieces: list[Piece] = []
-        for part in parse_format(replacement, catalogue).parts:
+        for part in (replacement,) if catalogue is None else parse_format(replacement, catalogue).parts:
             if isinstance(part, str):
                 self.pieces += replacement_pieces(part, self.pattern.groups)
             else:
@@ -224,30 +226,28 @@ class TextOps(Module):
         """The argument of the subst functions, read at load."""
         return Substitution(text, self._catalogue)
 
+    def prepare_given(self, text: str) -> Substitution:
+        """One that a variable holds: it may come from a message, and must not show other variables."""
+        return Substitution(text, None)
+
     @script_function(routes=MESSAGE)
-    def subst(self, run: Run, re_repl_flags: Annotated[Substitution, NoExpand(), Fixup("prepare", "string")]) -> int:
+    def subst(self, run: Run, re_repl_flags: Expression) -> int:
         """Replace "/expression/replacement/flags" in the headers and the body. -1 when nothing matches."""
         return self._anywhere(run, re_repl_flags.pattern, lambda m: re_repl_flags.text(run, m), re_repl_flags.all)
 
     @script_function(routes=MESSAGE)
-    def subst_body(
-        self, run: Run, re_repl_flags: Annotated[Substitution, NoExpand(), Fixup("prepare", "string")]
-    ) -> int:
+    def subst_body(self, run: Run, re_repl_flags: Expression) -> int:
         """Replace "/expression/replacement/flags" in the body. -1 when nothing matches."""
         given = re_repl_flags
         return self._guarded(lambda: self._in_body(run, given.pattern, lambda m: given.text(run, m), given.all))
 
     @script_function(routes=URI_ROUTES)
-    def subst_uri(
-        self, run: Run, re_repl_flags: Annotated[Substitution, NoExpand(), Fixup("prepare", "string")]
-    ) -> int:
+    def subst_uri(self, run: Run, re_repl_flags: Expression) -> int:
         """Replace "/expression/replacement/flags" in the Request-URI. -1 when nothing matches or no URI is left."""
         return self._guarded(lambda: self._in_ruri(run, re_repl_flags.replace(run, run.ruri)))
 
     @script_function(routes=URI_ROUTES)
-    def subst_user(
-        self, run: Run, re_repl_flags: Annotated[Substitution, NoExpand(), Fixup("prepare", "string")]
-    ) -> int:
+    def subst_user(self, run: Run, re_repl_flags: Expression) -> int:
         """Replace "/expression/replacement/flags" in the user part of the Request-URI. As subst_uri."""
         return self._guarded(lambda: self._in_user(run, re_repl_flags))
 

@@ -560,6 +560,8 @@ class CoreFunctions:
                     optional=True,
                     no_expand=True,
                     fixup=prepared(lambda text: parse_format_text(text, catalogue)),
+                    # What a variable holds may come from a message: it names no other variable.
+                    at_call=prepared(lambda text: parse_format_text(text.replace("$", "$$"), catalogue)),
                 ),
                 ParamDecl("info", optional=True, static=True),
             ),

@@ -11,6 +11,7 @@ from opensipspy.module.testing import FakeCore, make_run, request
 from opensipspy.modules.textops import TextOps, split_expression
 from opensipspy.script.declare import VariableDecl
 from opensipspy.script.run import Branch, Run
+from tests.script.lab import Lab
 
 BODY = "v=0\r\no=alice 1 1 IN IP4 10.0.0.1\r\nc=IN IP4 10.0.0.1\r\n"
 
@@ -220,3 +221,23 @@ def test_bytes_that_are_no_text_survive() -> None:
     run = make_run(data.replace(b"Content-Length: 3", b"Content-Length: 2"))
     assert call("replace_body", run, "a", "b") == 1
     assert sip.build_request(run.msg, run.edits, run.ruri, "", run.msg.socket).endswith(b"\r\n\r\nb\xff")
+
+
+def test_what_a_variable_holds_names_no_other_variable() -> None:
+    """It may come from a message; in an expression of the script itself, variables are read."""
+    lab = Lab()
+    core = FakeCore()
+    core.catalogue = lab.catalogue
+    core.add(TextOps())
+    lab.run(
+        """route {
+            $var(secret) = "geheim";
+            $var(sent) = "/sip:.*/sip:" + "$" + "var(secret)@h/";
+            subst_uri($var(sent));
+            $var(first) = $ru;
+            $ru = "sip:x@h";
+            subst_uri("/x@/$var(secret)@/");
+        }"""
+    )
+    assert lab.last.vars["first"] == "sip:$var(secret)@h"
+    assert lab.last.ruri == "sip:geheim@h"

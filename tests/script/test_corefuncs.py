@@ -13,6 +13,7 @@ from opensipspy.script.corefuncs_server import used_blacklists
 from opensipspy.script.declare import FunctionDecl
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_LOCAL_RPORT, VIA_REPLY_TO_VIA, Branch
 from tests.script.fakes import REPLY, UDP_SOCKET, Bench
+from tests.script.lab import Lab
 
 
 class Caller(Bench):
@@ -519,3 +520,22 @@ def test_no_function_raises_on_null(name: str) -> None:
                 else:
                     args.append(None)
             assert isinstance(bench.call(name, *args), int)
+
+
+def test_a_trace_reads_no_variable_that_another_names() -> None:
+    """What it holds may come from a message."""
+    lab = Lab()
+    lab.run(
+        """route {
+            $var(secret) = "geheim";
+            $var(sent) = "sent " + "$" + "var(secret)";
+            script_trace(1, $var(sent));
+            $var(x) = 1;
+            script_trace(1, "meant $var(secret)");
+            $var(x) = 2;
+        }"""
+    )
+    told = str(lab.services.lines)
+    assert "sent $var(secret)" in told
+    assert "meant geheim" in told
+    assert "sent geheim" not in told
