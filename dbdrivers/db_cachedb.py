@@ -283,7 +283,8 @@ async def make_collections(database: DocumentDatabase, url: DbUrl, tables: Seque
     for table in missing_tables(url, tables, there, {as_text(name): as_int(version) for name, version in versions}):
         primary = [tuple(column.name for column in table.columns if column.primary)]
         unique = [index.columns for index in table.indexes if index.unique]
-        others = [index.columns for index in table.indexes if not index.unique]
+        # Two over the same columns are one for a store that names them by their columns.
+        others = [index.columns for index in table.indexes if not index.unique and index.columns not in unique]
         await database._asked(store.make_collection(table.name, [key for key in primary + unique if key], others))
         await database.insert_update(
             database.version_table, {"table_name": table.name, "table_version": table.version}, ("table_name",)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from opensipspy.cachedb import CacheDbDriver, CacheDbs
-from opensipspy.db import VERSION_TABLE, DatabaseError, DbDriver, DbUrl, Table, parse_url
+from opensipspy.db import TABLES_OF_ABSENT_MODULES, VERSION_TABLE, DatabaseError, DbDriver, DbUrl, Table, parse_url
 from opensipspy.dbdrivers.db_cachedb import DbCachedb
 from opensipspy.module import Core, Module, ModuleLoadError, find_module, module_names
 
@@ -40,24 +40,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def declared_tables(modules: Sequence[str] | None) -> list[Table]:
-    """The tables of the named modules (of all that can be loaded when None), each once, by name.
+    """The tables of the named modules (of all, those of OpenSIPS that are not here included, when None), each once, by
+    name.
 
     Raises ModuleLoadError for a named module that cannot be loaded.
     """
     found: dict[str, Table] = {}
     for name in module_names() if modules is None else modules:
         try:
-            module = find_module(name)
+            tables = find_module(name).tables
         except ModuleLoadError:
-            if modules is not None:
+            if modules is None:
+                continue  # a module whose optional client is not installed: its tables are made when it is named
+            if name not in TABLES_OF_ABSENT_MODULES:
                 raise
-            continue  # a module whose optional client is not installed: its tables are made when it is named
-        for table in module.tables:
+            tables = TABLES_OF_ABSENT_MODULES[name]
+        for table in tables:
             known = found.setdefault(table.name, table)
             if known.version != table.version:
                 raise ModuleLoadError(
                     name, f"table {table.name} is declared in versions {known.version} and {table.version}"
                 )
+    if modules is None:
+        for tables in TABLES_OF_ABSENT_MODULES.values():
+            for table in tables:
+                found.setdefault(table.name, table)
     return [found[name] for name in sorted(found)]
 
 

@@ -1,5 +1,6 @@
 """SQL databases: the contract that modules use and drivers fulfil, and the declaration of tables."""
 
+from .absent import TABLES as TABLES_OF_ABSENT_MODULES
 from .database import (
     OPERATORS,
     Condition,
@@ -28,6 +29,7 @@ __all__ = [
     "INTEGER_TYPES",
     "NO_DEFAULT",
     "OPERATORS",
+    "TABLES_OF_ABSENT_MODULES",
     "VERSION_TABLE",
     "Column",
     "Condition",

@@ -105,7 +105,7 @@ def test_migrate_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "domain: version 3 to 4, 2 rows; new columns attrs, " in capsys.readouterr().out
     assert (tmp_path / "domain_v3").read_text() == old
     lines = (tmp_path / "domain").read_text().splitlines()
-    assert lines[0].startswith("id(int,auto) domain(str) attrs(str,null)")
+    assert lines[0].startswith("id(int,auto) domain(string) attrs(string,null)")
     assert lines[1].startswith("1:example.com:")
     assert "domain:4" in (tmp_path / "version").read_text()
     assert "other:1" in (tmp_path / "version").read_text()
@@ -118,3 +118,16 @@ def test_migrate_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "two rows of the same domain" in capsys.readouterr().err
     assert (tmp_path / "domain").read_text() == twice
     assert not (tmp_path / "domain_v3_2").exists()
+
+
+def test_the_tables_of_modules_that_are_not_here_are_made_too(tmp_path: Path):
+    """Database schema of OpenSIPS: one database for servers of both kinds; version rows as their modules want them."""
+    names = {table.name: table for table in db.declared_tables(None)}
+    assert {"dialog", "dispatcher", "dr_rules", "presentity", "cc_agents", "load_balancer", "sip_trace"} <= set(names)
+    assert (names["dispatcher"].version, names["dialog"].version) == (9, 12)
+    assert call("create", "--url", f"sqlite:{tmp_path / 'x.sqlite'}", "--modules", "drouting", "usrloc") == 0
+    connection = sqlite3.connect(tmp_path / "x.sqlite")
+    found = dict(connection.execute("SELECT table_name, table_version FROM version"))
+    connection.close()
+    assert set(found) == {"dr_carriers", "dr_gateways", "dr_groups", "dr_partitions", "dr_rules", "location"}
+    assert found["dr_rules"] == names["dr_rules"].version

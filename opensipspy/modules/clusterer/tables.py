@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from opensipspy.db import Column, DbValue, Index, Table, auto_id
+from opensipspy.db import Column, DbValue, Index, Table
 from opensipspy.module.table_cache import cell_int, cell_text
 from opensipspy.modules.clusterer.node import HIGHEST_ID, MOST_RETRIES, Definition
 
@@ -13,7 +13,7 @@ CLUSTERER_TABLE: Final = Table(
     "clusterer",
     4,
     (
-        auto_id(),
+        Column("id", "int", 10, primary=True, autoincrement=True),
         Column("cluster_id", "int", 10),
         Column("node_id", "int", 10),
         Column("url", "string", 64),
@@ -30,7 +30,7 @@ BRIDGE_TABLE: Final = Table(
     "clusterer_bridge",
     1,
     (
-        auto_id(),
+        Column("id", "int", 10, primary=True, autoincrement=True),
         Column("cluster_a", "int", 10),
         Column("cluster_b", "int", 10),
         Column("send_shtag", "string", 32),
