@@ -165,7 +165,9 @@ class _Checker:
         return found
 
     def _unused(self) -> None:
-        """Named routes that nothing can reach."""
+        """Named routes that nothing can reach, as far as that can be known: modules run routes too."""
+        if self.absent:
+            return
         for block in self.script.blocks:
             if (block.kind, block.name) in self.run_by_modules:
                 self.used.add(id(block))

@@ -323,10 +323,14 @@ class Known:
     """The names of modules that this server lacks, looked up by name."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
         self._words: dict[str, str] = {}
         for module in modules:
             for word in MODULES.get(module, "").split():
                 self._words.setdefault(word, module)
+
+    def __bool__(self) -> bool:
+        return bool(self._modules)
 
     def module_of(self, word: str) -> str:
         """The module that a function, a `$variable`, a `{class}` or an event comes from, "" for any other."""

@@ -117,6 +117,16 @@ def test_text_shows_the_line_and_a_caret(script: Path, capsys: pytest.CaptureFix
     assert '        send_replay(200, "OK");\n        ^^^^^^^^^^^\n1 error, 0 warnings' in out
 
 
+def test_routes_that_a_missing_module_may_run_are_not_called_unused(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.write_text('loadmodule "b2b_logic.so"\n' + GOOD + "route[b2b_logic_request] { exit; }\n")
+    assert main(["check", str(script)]) == 1
+    out = capsys.readouterr().out
+    assert "module b2b_logic: this version does not have it yet" in out
+    assert "no statement calls" not in out
+
+
 def test_warnings_are_shown_and_fail_only_when_strict(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script.write_text(GOOD + "route[unused] { exit; }\n")
     assert main(["check", str(script)]) == 0

@@ -692,3 +692,21 @@ def test_parameters_that_cannot_be_stop_the_start(params: dict[str, int]):
             await house.registrar.start()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("parse", "old", "now"),
+    [
+        (parse_lookup_flags, "m", "method-filtering"),
+        (parse_lookup_flags, "bm", "no-branches,method-filtering"),
+        (parse_save_flags, "c1fp0", "max-contacts=1,force-registration,path-off"),
+        (parse_save_flags, "e60E3600", "min-expires=60,max-expires=3600"),
+    ],
+)
+def test_letters_of_older_scripts_are_refused_with_what_says_it_today(parse: Any, old: str, now: str) -> None:
+    """registrar manual, save() and lookup(): each flag with its old letter."""
+    with pytest.raises(ValueError, match=f"unknown flag '{old}': letters are not taken any more, write {now}$"):
+        parse(old)
+    for unknown in ("nonsense-flag", "m2", "1m"):
+        with pytest.raises(ValueError, match=f"unknown flag '{unknown}'$"):
+            parse(unknown)

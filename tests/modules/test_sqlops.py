@@ -398,6 +398,15 @@ def test_sql_query_one_writes_any_variable_and_null_as_null(play: Play) -> None:
     """) == ["1 anna 31"]
 
 
+@pytest.mark.parametrize("between", [";", ",", " ", ", ", " ;\t"])
+def test_the_variables_of_a_row_may_be_cut_by_commas_and_blanks_too(play: Play, between: str) -> None:
+    names = between.join(("$var(name)", "$var(note)", "$avp(age)"))
+    assert play(f"""
+        sql_query_one("SELECT name, note, age FROM people ORDER BY id", "{names}");
+        xlog("@ $rc $var(name) $avp(age)\\n");
+    """) == ["1 anna 31"]
+
+
 def test_async_gives_the_same_result(play: Play) -> None:
     assert play(
         'async(sql_query("SELECT name FROM people ORDER BY id", "$avp(name)"), resume);',
@@ -661,7 +670,7 @@ def test_the_table_in_a_name(play: Play, file: Path) -> None:
     ("call", "reason"),
     [
         ('sql_query("SELECT 1", "$var(x)")', "is no AVP"),
-        ('sql_query("SELECT 1", "$avp(x) $avp(y)")', "; is missing"),
+        ('sql_query("SELECT 1", "$avp(x) | $avp(y)")', "a variable is expected"),
         ('sql_query("SELECT 1", "x")', "a variable is expected"),
         ('sql_query_one("SELECT 1", "$ci")', "cannot be written"),
         ('sql_query("SELECT 1", , 7)', "no db_url has the number 7"),

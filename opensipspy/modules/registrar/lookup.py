@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from opensipspy.modules.registrar.old_flags import LOOKUP, unknown_flag
 from opensipspy.modules.usrloc.api import Contact
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import Branch, Run
@@ -88,7 +89,7 @@ def parse_lookup_flags(text: str | None) -> LookupFlags:
                 raise ValueError(f"max-ping-latency takes microseconds, not {value!r}")
             flags.max_latency = int(value)
         else:
-            raise ValueError(f"unknown flag {name!r}")
+            raise unknown_flag(name, LOOKUP)
     if expression:
         flags.user_agent = Pattern(expression, ignore_case)
     return flags

@@ -7,6 +7,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from opensipspy.modules.registrar.old_flags import SAVE, unknown_flag
 from opensipspy.modules.registrar.refusal import SERVICE_UNAVAILABLE, Refusal, bad_request
 from opensipspy.modules.usrloc.api import ALL_METHODS, Contact, methods_mask
 from opensipspy.sip import (
@@ -102,7 +103,7 @@ def parse_save_flags(text: str | None) -> SaveFlags:
             else:
                 raise ValueError(f"matching-mode takes 0, 1 or <name of a URI parameter>, not {value!r}")
         else:
-            raise ValueError(f"unknown flag {name!r}")
+            raise unknown_flag(name, SAVE)
     return flags
 
 

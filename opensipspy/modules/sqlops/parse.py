@@ -36,11 +36,11 @@ def whole_variable(text: str, catalogue: Catalogue) -> VarSpec:
 
 
 def variable_list(text: str, catalogue: Catalogue) -> list[VarSpec]:
-    """ "$var(a); $avp(b)"; raises ValueError."""
+    """ "$var(a); $avp(b)", with semicolons, commas or only white space between; raises ValueError."""
     found: list[VarSpec] = []
     at = 0
     while True:
-        while at < len(text) and text[at] in " \t\r\n;":
+        while at < len(text) and text[at] in " \t\r\n;,":
             at += 1
         if at == len(text):
             return found
@@ -51,8 +51,6 @@ def variable_list(text: str, catalogue: Catalogue) -> list[VarSpec]:
             raise ValueError(f"{spec.text} cannot be written")
         found.append(spec)
         at = spec.end
-        if text[at:].lstrip()[:1] not in ("", ";"):
-            raise ValueError(f"; is missing before {text[at:].strip()!r}")
 
 
 def plain_targets(text: str, catalogue: Catalogue, names: tuple[str, ...]) -> list[VarSpec]:

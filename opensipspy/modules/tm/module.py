@@ -28,6 +28,12 @@ from opensipspy.script.run import Branch as Destination
 from opensipspy.script.run import Run, VarRef
 
 RELAY_FLAGS: Final = ("no-auto-477", "no-dns-failover", "pass-reason-hdr", "allow-no-cancel")
+OLD_RELAY_FLAGS: Final = {
+    "0x02": "no-auto-477",
+    "0x04": "no-dns-failover",
+    "0x08": "pass-reason-hdr",
+    "0x10": "allow-no-cancel",
+}
 LOCAL_REPLIES: Final = ("all", "branch", "last")
 ANYWHERE: Final = REQUEST | FAILURE | ONREPLY | BRANCH
 MAX_BODY: Final = 65535
@@ -39,6 +45,9 @@ def flag_bits(text: str) -> int:
     for word in text.split(",") if text else ():
         bit = FLAG_BITS.get(word.strip())
         if bit is None:
+            old = OLD_RELAY_FLAGS.get(word.strip().lower())
+            if old is not None:
+                raise ValueError(f"{word.strip()!r}: numbers are not taken any more, write {old}")
             raise ValueError(f"{word.strip()!r} is none of the flags {', '.join(RELAY_FLAGS)}")
         bits |= bit
     return bits
