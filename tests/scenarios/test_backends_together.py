@@ -88,3 +88,75 @@ def test_a_single_call_asks_all_of_them(back_ends: BackEnds, tmp_path: Path) -> 
         caller.close()
         callee.close()
         server.stop()
+
+
+ASYNC_BODY = """
+route {{
+    if ($rm == "OPTIONS") {{
+        sl_send_reply(200, "quick");
+        exit;
+    }}
+    $var(name) = "alice";
+    $var(password) = "secret";
+    if ($hdr(X-How) == "plain") {{
+        {plain}
+        $avp(code) = $rc;
+        route(told);
+    }} else
+        async({plain_call}, resumed);
+}}
+
+route[resumed] {{
+    $avp(code) = $rc;
+    route(told);
+}}
+
+route[told] {{
+    {after}
+    sl_send_reply(200, "$avp(code) $avp({name})");
+}}
+"""
+CALLS = {
+    "mysql": """sql_query_one("SELECT value FROM people WHERE name = 'alice'", "$avp(mysql)")""",
+    "postgres": """sql_query_one("SELECT value FROM people WHERE name = 'alice'", "$avp(postgres)", 1)""",
+    "ldap": 'ldap_search("ldap://directory/dc=example,dc=com?cn?sub?(uid=alice)")',
+    "radius": 'radius_send_auth("question", "answer")',
+}
+AFTER = {"ldap": 'ldap_result("cn", $avp(ldap));'}
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_plain_and_async_forms_give_the_same_while_the_server_is_stalled(
+    back_ends: BackEnds, tmp_path: Path, name: str
+) -> None:
+    """The same code and the same result, in time and after a stall, and others are answered meanwhile."""
+    port = free_port()
+    phone = Phone("alice", ("127.0.0.1", port))
+    call = CALLS[name]
+    text = ASYNC_BODY.format(plain=f"{call};", plain_call=call, after=AFTER.get(name, ""), name=name)
+    server = ServerProcess(back_ends.script(tmp_path, port, text), tmp_path)
+    server.start()
+
+    def ask(how: str) -> None:
+        phone.send(phone.request("MESSAGE", f"sip:bob@127.0.0.1:{port}", headers=(f"X-How: {how}",)))
+
+    def told() -> str:
+        return phone.expect(200).first.partition(" 200 ")[2]
+
+    try:
+        found = []
+        for how in ("plain", "async"):
+            ask(how)
+            found.append(told())
+            back_ends.server(name).signal(signal.SIGSTOP)
+            ask(how)
+            for _ in range(5):
+                phone.send(phone.request("OPTIONS", f"sip:127.0.0.1:{port}"))
+                assert told() == "quick"
+            back_ends.server(name).signal(signal.SIGCONT)
+            found.append(told())
+        assert found == [f"1 alice of {name}"] * 4
+        assert server.stop() == 0
+    finally:
+        phone.close()
+        server.stop()
