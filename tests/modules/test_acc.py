@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opensipspy.db import Database
-from opensipspy.module import Module, ParamError
+from opensipspy.module import Module, ParamError, StartError
 from opensipspy.module.testing import START_TIME, FakeCore, make_run, reply, request
 from opensipspy.modules.acc import ACC, MISSED_CALLS, Acc
 from opensipspy.modules.rr import Rr
@@ -246,7 +246,6 @@ def test_dropping(lines: Lines) -> None:
     [
         (("paper",), "paper"),
         (("aaa",), "aaa_url"),
-        (("db",), "db_url"),
         (("log", "cdr"), "dialog"),
         (("log", "late"), "late"),
         (("log|",), '""'),
@@ -583,3 +582,16 @@ def test_level_and_facility(caplog: pytest.LogCaptureFixture) -> None:
         Acc(log_facility="LOG_NONSENSE")
     with pytest.raises(ParamError, match="log_level"):
         Acc(log_level=9)
+
+
+@pytest.mark.parametrize("default", [None, "sqlite::memory:"])
+def test_records_for_a_database_need_one(default: str | None) -> None:
+    """acc manual, db_url: the global db_default_url when it is not set."""
+    acc = Acc()
+    acc.core = FakeCore(globals={"db_default_url": default})
+    assert acc.backends("log|db") == acc.backends("db") | acc.backends("log")
+    assert acc._database_url() == (default or "")
+    if default is None:
+        acc.core.add(FakeTm())
+        with pytest.raises(StartError, match="db_url of acc, or db_default_url"):
+            asyncio.run(acc.start())

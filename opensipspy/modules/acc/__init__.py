@@ -23,7 +23,19 @@ from typing import Annotated, Any, Final
 
 from opensipspy.aaa import AaaError, open_client
 from opensipspy.db import Column, Database, DatabaseError, DbValue, Index, Insert, Table, auto_id
-from opensipspy.module import Event, Fixup, Module, Param, ParamError, Requires, Stat, Wants, script_function, variable
+from opensipspy.module import (
+    Event,
+    Fixup,
+    Module,
+    Param,
+    ParamError,
+    Requires,
+    StartError,
+    Stat,
+    Wants,
+    script_function,
+    variable,
+)
 from opensipspy.modules.rr.api import RrApi
 from opensipspy.modules.tm.api import FAILURE as TM_FAILURE
 from opensipspy.modules.tm.api import LOCAL_COMPLETED, RESPONSE_OUT, TmApi, Transaction
@@ -117,7 +129,7 @@ class Acc(Module):
     aaa_url = Param(str, None, "The AAA servers, radius:FILE or diameter:FILE; without it nothing goes to any.")
     aaa_queue_file = Param(str, None, "Keeps records while no AAA server answers; a name beside the script, or a path.")
     service_type = Param(int, -1, "Service-Type of records; -1: the dictionary's Sip-Session.")
-    db_url = Param(str, None, "URL of the database; without it nothing goes to a database.")
+    db_url = Param(str, None, "The database; the global db_default_url when not set; without both none is written to.")
     db_table_acc = Param(str, "acc", "Table of transactions.")
     db_table_missed_calls = Param(str, "missed_calls", "Table of missed calls.")
     acc_method_column = Param(str, "method", "Column of the method.")
@@ -167,6 +179,9 @@ class Acc(Module):
         if name == "log_facility" and self.log_facility not in FACILITIES:
             raise ParamError(self.name, name, f"{self.log_facility} is no syslog facility")
 
+    # Whether the script asks for records in a database: known before the globals of the script are.
+    _asks_database = False
+
     async def start(self) -> None:
         self._tm = self.core.api("tm", TmApi)  # type: ignore[type-abstract]
         self._tm.on(RESPONSE_OUT, self._on_response)
@@ -174,8 +189,11 @@ class Acc(Module):
         self._tm.on(TM_FAILURE, self._on_failure)
         if self.detect_direction:
             self._rr = self.core.api("rr", RrApi)  # type: ignore[type-abstract]
-        if self.db_url:
-            self._db = self.core.database(self.db_url)
+        url = self._database_url()
+        if self._asks_database and not url:
+            raise StartError("db accounting needs the parameter db_url of acc, or db_default_url")
+        if url:
+            self._db = self.core.database(url)
             self._widths = Widths(self._db, self.core.log)
             for table in (self.db_table_acc, self.db_table_missed_calls):
                 self._learn(table)
@@ -225,6 +243,10 @@ class Acc(Module):
     def refused(self) -> int:
         return self._db.lost_writes if self._db is not None else 0
 
+    def _database_url(self) -> str:
+        """ "" when records go to no database."""
+        return self.db_url or getattr(self.core.globals, "db_default_url", None) or ""
+
     # --- marking
 
     def backends(self, text: str) -> int:
@@ -234,8 +256,8 @@ class Acc(Module):
             word = word.strip().lower()
             if word not in BACKENDS:
                 raise ValueError(f'"{word}" is no accounting back-end: those are {", ".join(BACKENDS)}')
-            if word == "db" and not self.db_url:
-                raise ValueError("db accounting needs the parameter db_url of acc")
+            if word == "db":
+                self._asks_database = True
             if word == "aaa" and not self.aaa_url:
                 raise ValueError("aaa accounting needs the parameter aaa_url of acc")
             mask |= 1 << BACKENDS.index(word)
@@ -329,7 +351,7 @@ class Acc(Module):
         if comment is None or table is None:
             return self._no_argument("acc_db_request")
         if self._db is None:
-            self.core.log.error("acc: acc_db_request needs the parameter db_url")
+            self.core.log.error("acc: acc_db_request needs the parameter db_url, or db_default_url")
             return -1
         return 1 if self._insert(self._request_record(run, comment), table, missed=False) else -1
 
@@ -570,7 +592,7 @@ class Acc(Module):
 
     def _fit(self, column: str, text: str) -> str:
         """A text that the column takes: a strict back-end would refuse the whole record for a peer's long Call-ID."""
-        if self.db_url is not None and self.db_url.startswith("sqlite"):
+        if self._database_url().startswith("sqlite"):
             return text
         return text[: SIZES[column]]
 
