@@ -10,6 +10,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from opensipspy.sip.shape import Shape, shape_of
 from opensipspy.sip.uri import LONGEST_KEPT, UriCache
 
 MOST_HOPS: Final = 1024
@@ -19,6 +20,12 @@ MOST_LAYOUTS: Final = 256
 MOST_ALIKE: Final = 4
 MOST_NAMES: Final = 48
 LONGEST_NAME: Final = 48
+# After how many messages of one layout its expression is made, which takes as long as reading thirty of them.
+SHAPE_AFTER: Final = 50
+# Of those tried for one message. The engine finds out soon that one does not fit.
+MOST_SHAPES: Final = 8
+# Compiled, the readers of `message` are faster than the regular expression engine.
+INTERPRETED: Final = __file__.endswith(".py")
 
 
 @mypyc_attr(acyclic=True)
@@ -40,10 +47,10 @@ class Layout:
     have too.
 
     names: as received, with what stands before the colon, and the colon. kinds, firsts, repeated: what a `Message`
-    keeps of them. widths: the lengths of the names.
+    keeps of them. widths: the lengths of the names. seen: how many messages had it. shape: what reads them at once.
     """
 
-    __slots__ = ("firsts", "kinds", "names", "repeated", "widths")
+    __slots__ = ("firsts", "kinds", "names", "repeated", "seen", "shape", "widths")
 
     def __init__(self, names: list[str], kinds: bytes, widths: list[int], firsts: list[int], repeated: int) -> None:
         self.names: list[str] = names
@@ -51,18 +58,26 @@ class Layout:
         self.widths: list[int] = widths
         self.firsts: list[int] = firsts
         self.repeated: int = repeated
+        self.seen: int = 0
+        self.shape: Shape | None = None
 
 
 # What is handed out where nothing is known.
-_NO_LAYOUTS: Final[list[Layout]] = []
+NO_LAYOUTS: Final[list[Layout]] = []
 
 
 class Memo:
-    """One for each place where messages come in. Nobody changes what it hands out."""
+    """One for each place where messages come in. Nobody changes what it hands out.
 
-    __slots__ = ("_layouts", "_layouts_kept", "hops", "orders", "uris")
+    shape_after: how many messages of one layout make an expression worth while, 0 where none ever is.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_layouts", "_layouts_kept", "hops", "orders", "shape_after", "shapes", "uris")
+
+    def __init__(self, shape_after: int = SHAPE_AFTER if INTERPRETED else 0) -> None:
+        self.shape_after: int = shape_after
+        # The layouts that have one, by what their messages begin with: a method, or "SIP/2.0" and a status.
+        self.shapes: dict[str, list[Layout]] = {}
         self.uris: UriCache = UriCache()
         self.hops: dict[str, Hop] = {}
         self.orders: dict[bytes, bytes] = {}
@@ -71,7 +86,22 @@ class Memo:
 
     def layouts(self, purpose: int) -> list[Layout]:
         """Those of earlier messages of one purpose (method or status, and number of lines), the latest first."""
-        return self._layouts.get(purpose, _NO_LAYOUTS)
+        return self._layouts.get(purpose, NO_LAYOUTS)
+
+    def count_layout(self, layout: Layout, method: str, status: int) -> None:
+        """A message had it, a request of this method or a reply of this status."""
+        layout.seen += 1
+        if layout.seen != self.shape_after:
+            return
+        layout.shape = shape_of(layout.names, layout.kinds, layout.repeated, method, status)
+        if layout.shape is None:
+            return
+        alike = self.shapes.setdefault(method or f"SIP/2.0 {status}", [])
+        alike.insert(0, layout)
+        if len(alike) > MOST_SHAPES:
+            last = alike.pop()
+            last.shape = None
+            last.seen = 0
 
     def keep_layout(self, purpose: int, layout: Layout) -> None:
         """Remember one that was not among `layouts(purpose)`."""
@@ -82,6 +112,7 @@ class Memo:
                 return
         if self._layouts_kept >= MOST_LAYOUTS:
             self._layouts.clear()
+            self.shapes.clear()
             self._layouts_kept = 0
         alike = self._layouts.get(purpose)
         if alike is None:

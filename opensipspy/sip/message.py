@@ -11,15 +11,16 @@ from slices of what was received.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
 from opensipspy.sip.digest import Credentials, parse_credentials
 from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
-from opensipspy.sip.memo import Layout, Memo
+from opensipspy.sip.memo import NO_LAYOUTS, Layout, Memo
 from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in, usual_name_addr
+from opensipspy.sip.shape import Shape
 from opensipspy.sip.tables import (
     COMPACT_NAMES,
     H_CALL_ID,
@@ -47,7 +48,7 @@ from opensipspy.sip.tables import (
 )
 from opensipspy.sip.text import SPACES, USUAL_NUMBERS, find_unquoted, is_token, number, small_number
 from opensipspy.sip.uri import Uri, parse_uri
-from opensipspy.sip.via import Via, broken_via_in, via_in, vias_in
+from opensipspy.sip.via import Via, broken_via_in, known_via, via_in, vias_in
 
 ABSENT: Final = -1
 _UNREAD: Final = -2
@@ -113,6 +114,7 @@ class Message:
         "_firsts",
         "_flat",
         "_from",
+        "_from_tag",
         "_headers",
         "_kinds",
         "_max_forwards",
@@ -123,7 +125,9 @@ class Message:
         "_routes",
         "_starts",
         "_to",
+        "_to_tag",
         "_uri",
+        "_usual",
         "_via",
         "_vias",
         "_widths",
@@ -192,6 +196,10 @@ class Message:
         self._vias: list[Via] | None = None
         self._from: NameAddr | None = None
         self._to: NameAddr | None = None
+        self._from_tag: str | None = None
+        self._to_tag: str | None = None
+        # Whether all that `read_usual` reads has been read.
+        self._usual: bool = False
         self._uri: Uri | None = None
         self._contacts: list[NameAddr] | None = None
         self._contact_star: bool = False
@@ -231,6 +239,8 @@ class Message:
         self._vias = None
         self._from = None
         self._to = None
+        self._from_tag = None
+        self._to_tag = None
         self._uri = None
         self._contacts = None
         self._routes = None
@@ -449,14 +459,20 @@ class Message:
     @property
     def from_tag(self) -> str:
         """The tag of From, "" for none."""
-        found = self._from
-        return self.from_.tag if found is None else found.tag
+        found = self._from_tag
+        if found is None:
+            found = self.from_.tag
+            self._from_tag = found
+        return found
 
     @property
     def to_tag(self) -> str:
         """The tag of To, "" for none."""
-        found = self._to
-        return self.to.tag if found is None else found.tag
+        found = self._to_tag
+        if found is None:
+            found = self.to.tag
+            self._to_tag = found
+        return found
 
     def read_usual(self) -> bool:
         """Parse at once what every message is judged and matched by: Via, From, To, Call-ID, CSeq and Max-Forwards.
@@ -464,6 +480,8 @@ class Message:
         False when one of them but Max-Forwards is missing, there more than once, or not written as nearly everybody
         does; it is then parsed, and refused or not, when it is asked for.
         """
+        if self._usual:
+            return True
         firsts = self._firsts
         if not firsts or self._repeated & _ONCE or self._flat is not self.head:
             return False
@@ -505,7 +523,8 @@ class Message:
             hops = USUAL_NUMBERS.get(head[starts[place] + widths[place] : starts[place + 1] - 2], _TOO_MANY)
             if hops < _TOO_MANY:
                 self._max_forwards = hops
-        return self._via is not None
+        self._usual = self._via is not None
+        return self._usual
 
     @property
     def call_id(self) -> str:
@@ -708,11 +727,13 @@ def parse_message(
     msg = Message(head, body, source, socket, limits, memo)
     msg.data_len = length
     try:
-        _read_start_line(msg)
-        _read_headers(msg)
-        if not blank:
-            raise ParseError("no empty line after the headers", len(head))
-        _read_body(msg)
+        if memo is None or not memo.shape_after or not blank or not _read_known(msg, memo):
+            _read_start_line(msg)
+            _read_headers(msg)
+            if not blank:
+                raise ParseError("no empty line after the headers", len(head))
+        if msg._content_length != len(body) or len(body) > limits.body:
+            _read_body(msg)
         if not msg.is_request:
             msg.method = msg.cseq_method
             msg.method_id = METHOD_IDS.get(msg.method, M_OTHER)
@@ -720,6 +741,76 @@ def parse_message(
         _attach(error, msg)
         raise
     return msg
+
+
+def _read_known(msg: Message, memo: Memo) -> bool:
+    """Read a message at once whose like was seen before; False, and nothing read, when it is not quite alike."""
+    head = msg.head
+    word = head[: head.find(" ")]
+    if word == "SIP/2.0":
+        word = head[:11]
+    for layout in memo.shapes.get(word, NO_LAYOUTS):
+        shape = layout.shape
+        if shape is None:
+            continue
+        match = shape.match(head)
+        if match is not None:
+            # A CR alone would be a line end for a sloppier reader downstream.
+            if head.count("\r") != shape.lines or shape.lines > msg.limits.headers + 1:
+                return False
+            return _take_shape(msg, memo, layout, shape, match)
+    return False
+
+
+def _take_shape(msg: Message, memo: Memo, layout: Layout, shape: Shape, match: Any) -> bool:
+    """Note what the expression of a layout found in the head of a message."""
+    target, sent_by, branch, params, from_tag, to_tag, call_id, number_, method, hops, length = match.group(
+        *shape.wanted
+    )
+    if shape.method:
+        method = shape.method
+        msg.method = method
+        msg.method_id = METHOD_IDS[method]
+        msg.ruri = target
+        start = len(method) + 1
+        msg.ruri_start = start
+        msg.ruri_end = start + len(target)
+    else:
+        if method not in METHOD_IDS:
+            return False
+        msg.is_request = False
+        msg.status = shape.status
+        msg.reason = target
+    start, end = match.span(shape.via)
+    hop = None if params else memo.hops.get(sent_by)
+    if hop is not None:
+        msg._via = known_via(hop, branch, start, end)
+        msg._usual = True
+    msg.version = "SIP/2.0"
+    starts = list(map(match.start, shape.marks))
+    msg.first_line_end = starts[0]
+    starts.append(len(msg.head))
+    msg._starts = starts
+    msg._kinds = layout.kinds
+    msg._widths = layout.widths
+    msg._firsts = layout.firsts
+    msg._repeated = layout.repeated
+    msg._from_tag = from_tag or ""
+    msg._to_tag = to_tag or ""
+    msg._call_id = call_id
+    msg._cseq_number = int(number_)
+    msg._cseq_method = method
+    if shape.has_hops:
+        msg._max_forwards = int(hops)
+    if shape.has_length:
+        msg._content_length = int(length)
+    if hop is None:
+        try:
+            msg.via  # noqa: B018 - its hop is remembered for the next one
+        except ParseError:
+            return True  # judged when it is asked for
+        msg._usual = True
+    return True
 
 
 def _read_start_line(msg: Message) -> None:
@@ -847,6 +938,9 @@ def _has_layout(msg: Message, lines: list[str], layout: Layout) -> bool:
         starts.append(position)
     if position != len(msg.head):
         return False
+    memo = msg.memo
+    if memo is not None and memo.shape_after:
+        memo.count_layout(layout, msg.method if msg.is_request else "", msg.status)
     msg._kinds = layout.kinds
     msg._widths = layout.widths
     msg._starts = starts

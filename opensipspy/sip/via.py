@@ -116,6 +116,19 @@ def via_in(text: str, start: int, end: int, memo: Memo | None = None, plain: boo
     return via
 
 
+def known_via(hop: Hop, branch: str, start: int, end: int) -> Via:
+    """A via-parm in a range of a text, of a hop that is remembered, with a branch and no other parameter."""
+    via = Via(start, end)
+    via.transport = hop.transport
+    via.host = hop.host
+    via.host_text = hop.host_text
+    via.port = hop.port
+    via.params = _BRANCH + branch
+    via.params_start = end - len(via.params)
+    via.branch = branch
+    return via
+
+
 def _is_plain(value: str, plain: bool) -> bool:
     return ";" not in value and " " not in value and (plain or ('"' not in value and "\t" not in value))
 
