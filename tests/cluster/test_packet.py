@@ -99,13 +99,17 @@ def test_lists_have_limits() -> None:
 @given(st.binary(max_size=200))
 def test_any_octets_raise_packet_error_or_are_read(data: bytes) -> None:
     for candidate in (data, b"P4CK" + (len(data) + 8).to_bytes(4, "little") + data):
+        taken = 0
         try:
             packet = Packet(candidate)
+            head = len(candidate) - packet.left
             packet.last_number()
             while packet.left:
-                packet.octets()
+                taken += 2 + len(packet.octets())
         except PacketError:
             continue
+        assert candidate[:4] == b"P4CK"
+        assert head + taken + 4 == len(candidate), "each octet is read once"
 
 
 @given(st.text(max_size=40), st.integers(-(2**31), 2**31 - 1), st.binary(max_size=100))

@@ -227,34 +227,6 @@ def test_one_dead_peer_delays_nobody(house: House) -> None:
         half.close()
 
 
-INNER, OUTER = "10.77.1", "10.77.2"
-NETWORKS = """
-log_level=3
-stderror_enabled=yes
-syslog_enabled=no
-socket=udp:10.77.1.1:5060
-socket=tcp:10.77.2.1:5060 as 203.0.113.9:5099
-mhomed=yes
-loadmodule "proto_udp.so"
-loadmodule "proto_tcp.so"
-loadmodule "sl.so"
-loadmodule "tm.so"
-loadmodule "rr.so"
-loadmodule "sipmsgops.so"
-route {
-    if (has_totag()) {
-        loose_route();
-        t_relay();
-        exit;
-    }
-    record_route();
-    $du = $hdr(X-To);
-    remove_hf("X-To");
-    t_relay();
-}
-"""
-
-
 def test_openssl_made_certificates_serve_the_shipped_script(tmp_path: Path) -> None:
     """scripts/tls_ws.cfg starts with the certificates that its first lines tell how to make."""
     if shutil.which("openssl") is None:

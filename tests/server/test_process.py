@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -79,9 +80,25 @@ def test_readiness_reaches_an_abstract_socket() -> None:
         assert manager.recv(100) == b"READY=1"
 
 
-def test_nobody_to_tell_is_no_error() -> None:
+def test_nobody_to_tell_is_no_error(tmp_path: Path) -> None:
     Readiness("").tell("READY=1")
-    Readiness("/does/not/exist").tell("READY=1")
+    Readiness(str(tmp_path / "manager")).tell("READY=1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "manager")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        for number in range(2000):
+            Readiness(path).tell(f"STATUS={number}")
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(manager.recv(100).decode())
+        assert heard == [f"STATUS={number}" for number in range(len(heard))]
+        assert 0 < len(heard) < 2000, "what does not fit its queue is dropped"
 
 
 DETACH = """
