@@ -88,12 +88,18 @@ def lines(text: str, name: str) -> str:
     return "".join(line + "\r\n" for line in text.split("\r\n") if line.lower().startswith(name.lower() + ":"))
 
 
+def joined_vias(text: str) -> str:
+    """In one header, as SIPp copies them."""
+    values = [line[5:] for line in lines(text, "Via").split("\r\n") if line]
+    return "Via: " + ", ".join(values) + "\r\n"
+
+
 def request(method: str, uri: str, number: int, step: int, to: str, more: str = "", body: str = "") -> str:
     return (
         f"{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{CALLER};branch=z9hG4bK-{number}-{step}\r\n{more}"
         f"Max-Forwards: 70\r\nFrom: <sip:caller{number}@127.0.0.1>;tag=8c{number}\r\n{to}"
         f"Call-ID: {number}-77@127.0.0.1\r\nCSeq: {step} {method}\r\nUser-Agent: bench\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}"
+        f"Content-Length: {len(body):5}\r\n\r\n{body}"
     )
 
 
@@ -101,9 +107,9 @@ def answer(received: str, status: str, more: str = "", body: str = "") -> str:
     to = lines(received, "To")
     if ";tag=" not in to:
         to = to[:-2] + ";tag=uas\r\n"
-    head = lines(received, "Via") + lines(received, "Record-Route") + lines(received, "From") + to
+    head = joined_vias(received) + lines(received, "Record-Route") + lines(received, "From") + to
     head += lines(received, "Call-ID") + lines(received, "CSeq") + more
-    return f"SIP/2.0 {status}\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    return f"SIP/2.0 {status}\r\n{head}Content-Length: {len(body):5}\r\n\r\n{body}"
 
 
 def call(bench: Bench, number: int) -> None:

@@ -380,13 +380,23 @@ class Message:
         index = self._index(H_VIA)
         if index < 0:
             raise ParseError("no Via", 0, DROP)
-        start, end = self._value_range(index)
-        comma = find_unquoted(self._flat, ",", start, end)
-        if comma < 0:
-            return self._starts[index], self._starts[index + 1]
-        while comma + 1 < end and self._flat[comma + 1] in SPACES:
+        starts = self.starts()
+        via = self._via
+        flat = self._flat
+        if via is not None and via.end == starts[index + 1] - 2:
+            return starts[index], starts[index + 1]
+        if via is not None and via.start == starts[index] + self._widths[index] and flat[via.end] == ",":
+            start, end = via.start, starts[index + 1] - 2
+            comma = via.end
+        else:
+            start, end = self._value_range(index)
+            comma = find_unquoted(flat, ",", start, end)
+            if comma < 0:
+                return starts[index], starts[index + 1]
+        comma += 1
+        while comma < end and flat[comma] in SPACES:
             comma += 1
-        return start, comma + 1
+        return start, comma
 
     # Parsed on first use; each raises ParseError when the header is broken
 

@@ -32,13 +32,13 @@ _ADDRESS: Final = (
     r"""(?:"[^"\\\t\r\n]*" ?|(?:[-.!%*_+`'~A-Za-z0-9]+ )*)<[^<>" \t\r\n]+>(?:;tag=([-.!%*_+`'~A-Za-z0-9]+))?"""
 )
 _VALUES: Final = {
-    # Sent-protocol and sent-by, a branch, and further parameters.
-    H_VIA: r"""((SIP/2\.0/[^;, "\t\r\n]+ [^;, "\t\r\n]+);branch=([^;, "\t\r\n]+)((?:;[^,"\t\r\n]*)?))""",
+    # Sent-protocol and sent-by, a branch, further parameters; and other hops behind a comma.
+    H_VIA: r"""((SIP/2\.0/[^;, "\t\r\n]+ [^;, "\t\r\n]+);branch=([^;, "\t\r\n]+)((?:;[^,"\t\r\n]*)?))(?:,.*)?""",
     H_FROM: _ADDRESS,
     H_TO: _ADDRESS,
     H_CALL_ID: r"([^ \t\r\n]+)",
     H_MAX_FORWARDS: r"(1?\d?\d)",
-    H_CONTENT_LENGTH: r"(0|[1-9]\d{0,5})",
+    H_CONTENT_LENGTH: r" *(0|[1-9]\d{0,5})",
 }
 _CSEQ_OF_REQUEST: Final = r"(\d{1,9}) "
 _CSEQ_OF_REPLY: Final = r"(\d{1,9}) ([A-Z]+)"

@@ -119,7 +119,7 @@ VALUES = (
     b"SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx", b"SIP/2.0/UDP 192.0.2.1 ;branch=z9hG4bKx",
     b"SIP/2.0/udp h:5060;branch=1;a=b",
     b"SIP / 2.0 / UDP h;branch=1", b"SIP/2.0/UDP  h;branch=1", b"SIP/2.0/UDP [2001:db8::1]:5060;branch=1;rport",
-    b"SIP/2.0/UDP h;rport;branch=1", b"SIP/2.0/UDP h;branch=1,SIP/2.0/UDP g", b"SIP/2.0/UDP h",
+    b"SIP/2.0/UDP h;rport;branch=1", b"SIP/2.0/UDP h;branch=1,SIP/2.0/UDP g", b"SIP/2.0/UDP h;branch=1 , SIP/2.0/UDP g", b"SIP/2.0/UDP h",
     b"SIP/2.0/UDP h:0;branch=1",
     b"SIP/2.0/UDP h;branch=1;", b"SIP/2.0/UDP h;branch=1;branch=2", b"SIP/2.0/UDP a_b:c;branch=1",
     b"SIP/2.0/ h;branch=1",
