@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import aiodns
@@ -12,6 +14,8 @@ from opensipspy.net.dns import DnsClient, DnsError, Record
 # c-ares statuses that are an answer: the name, or records of that kind, do not exist.
 NO_DATA: Final = 1
 NOT_FOUND: Final = 4
+# c-ares keeps for an hour that a name has no records, whatever the zone says; after so long it is to ask again.
+NOTHING_S: Final = 10.0
 
 
 class CaresClient(DnsClient):
@@ -34,26 +38,66 @@ class CaresClient(DnsClient):
         )
         if most_servers > 0 and not servers:
             self._resolver.nameservers = list(self._resolver.nameservers)[:most_servers]
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def query(self, name: str, kind: str) -> list[Record]:
         try:
             result = await self._resolver.query_dns(name, kind)
         except aiodns.error.DNSError as error:
             if error.args and error.args[0] in (NO_DATA, NOT_FOUND):
+                self._forget_later()
                 return []
             raise DnsError(str(error.args[-1])) from error
         except (ValueError, UnicodeError) as error:
             # A name that no server could have: a label that is empty or too long.
             raise DnsError(str(error)) from error
-        found = []
-        for answer in result.answer:
-            record = made(answer.data, answer.ttl, kind)
-            if record is not None:
-                found.append(record)
-        return found
+        return chained(name, kind, result.answer)
+
+    def _forget_later(self) -> None:
+        """The caller decides how long nothing is believed: c-ares' own memory, which no option turns off, is emptied."""
+        if self._forgetting is None:
+            self._forgetting = asyncio.get_running_loop().call_later(NOTHING_S, self._forget)
+
+    def _forget(self) -> None:
+        self._forgetting = None
+        channel = getattr(self._resolver, "_channel", None)
+        if isinstance(channel, pycares.Channel):
+            channel.reinit()
 
     async def close(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         await self._resolver.close()
+
+
+def chained(name: str, kind: str, answers: Sequence[pycares.DNSRecord]) -> list[Record]:
+    """The records of a name and of those that its CNAMEs lead to; what an answer holds of other names is no answer.
+
+    All live as long as the shortest link of the chain (RFC 1034 §3.6.2): who moves the name changes the CNAME.
+    """
+    aliases: dict[str, tuple[str, int]] = {}
+    for answer in answers:
+        if isinstance(answer.data, pycares.CNAMERecordData):
+            aliases.setdefault(folded(answer.name), (folded(answer.data.cname), answer.ttl))
+    owners = {folded(name)}
+    least: float = float("inf")
+    at = folded(name)
+    while at in aliases:
+        at, ttl = aliases[at]
+        least = min(least, ttl)
+        if at in owners:
+            break
+        owners.add(at)
+    found = []
+    for answer in answers:
+        record = made(answer.data, min(answer.ttl, least), kind) if folded(answer.name) in owners else None
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def folded(name: str) -> str:
+    return name.rstrip(".").lower()
 
 
 def made(data: object, ttl: float, kind: str) -> Record | None:

@@ -108,8 +108,10 @@ def report(run: Run, reason: str, level: int = L_ERR) -> None:
 
 def enter(run: Run, kind: int, name: str, params: tuple[Value, ...]) -> bool:
     """Begin a called route; False when routes call each other too deep, which ends the script."""
-    stack = run.route_stack
-    if len(stack) >= MAX_ROUTE_DEPTH:
+    stack = run._route_stack
+    if stack is None:
+        stack = run.route_stack
+    elif len(stack) >= MAX_ROUTE_DEPTH:
         report(run, f"routes call each other more than {MAX_ROUTE_DEPTH} deep at route[{name}]")
         run.exited = True
         return False
@@ -120,8 +122,10 @@ def enter(run: Run, kind: int, name: str, params: tuple[Value, ...]) -> bool:
 
 def leave(run: Run) -> None:
     """End a called route."""
-    run.route_stack.pop()
-    run.params.pop()
+    stack, frames = run._route_stack, run._params
+    if stack and frames:
+        stack.pop()
+        frames.pop()
 
 
 def circumstances(run: Run) -> str:

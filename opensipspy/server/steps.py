@@ -284,8 +284,7 @@ class Steps:
         """Step 2 of a reply: is it for us?"""
         core = self._core
         self._rcv_replies.value += 1
-        via = msg.via
-        if self.check_via and not core.is_myself(via.host, via.port):
+        if self.check_via and not core.is_myself(msg.via.host, msg.via.port):
             # RFC 3261 §18.1.2: a reply whose topmost Via is not ours is dropped.
             core.counters.drop_replies.inc()
             return

@@ -185,44 +185,37 @@ def apply_notes(msg: Message, notes: list[Note], in_socket: Socket, out_socket: 
     head = msg.head
     begin = msg.first_line_end
     size = len(head)
-    ordered: list[tuple[int, int, int]] = []
-    for i in range(len(notes)):
-        note = notes[i]
+    ordered: list[tuple[int, bool, int, Note]] = []
+    count = 0
+    for note in notes:
         start = note.start
-        if start == _AT_END:
-            start = size
-        elif start < begin:
-            start = begin
+        if start < begin:
+            start = size if start == _AT_END else begin
         # At one offset insertions come before what takes the place of a range.
-        ordered.append((start, 1 if note.end > note.start else 0, i))
-    ordered.sort()
+        ordered.append((start, note.end > note.start, count, note))
+        count += 1
+    if count > 1:
+        ordered.sort()
     pieces: list[str] = []
     position = begin
-    last_start = -1
-    last_end = -1
-    last_piece = -1
-    for start, is_range, i in ordered:
-        note = notes[i]
-        end = note.end if is_range else start
-        if end > size:
-            end = size
+    # The range that was replaced last, and where its text is.
+    last: Note | None = None
+    last_piece = 0
+    for start, is_range, _, note in ordered:
         if start < position:
-            if is_range and start == last_start and end == last_end and last_piece >= 0:
+            if is_range and last is not None and start == last.start and note.end == last.end:
                 pieces[last_piece] = note.text if note.deferred is None else note.deferred(in_socket, out_socket)
-            elif is_range and end > position:
+            elif is_range and note.end > position:
                 # Overlaps what is gone already: the rest of it goes too.
-                position = end
+                position = min(note.end, size)
             continue
         if start > position:
             pieces.append(head[position:start])
-        if note.deferred is not None:
-            pieces.append(note.deferred(in_socket, out_socket))
-        else:
-            pieces.append(note.text)
-        position = end
+            position = start
+        pieces.append(note.text if note.deferred is None else note.deferred(in_socket, out_socket))
         if is_range:
-            last_start = start
-            last_end = end
+            position = min(note.end, size)
+            last = note
             last_piece = len(pieces) - 1
     if position < size:
         pieces.append(head[position:])

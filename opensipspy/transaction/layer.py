@@ -28,6 +28,41 @@ from opensipspy.transaction.ident import (
     split_branch,
 )
 from opensipspy.transaction.state import Branch, Client, Settings, Transaction
+from opensipspy.transaction.tables import (
+    ABANDONED,
+    ACCEPTED,
+    ASK_DELIVER,
+    ASK_FAILED,
+    ASK_TIMEOUT,
+    COMPLETED,
+    DOUBLE_A,
+    DOUBLE_E,
+    DOUBLE_G,
+    FIRST_END,
+    INPUTS,
+    NO_ACK,
+    PROCEEDING,
+    RESEND,
+    RESPOND,
+    RESTART_E,
+    SEND,
+    SEND_ACK,
+    SEND_CANCEL,
+    START_A,
+    START_B,
+    START_C,
+    START_D,
+    START_E,
+    START_F,
+    START_G,
+    START_H,
+    START_L,
+    START_LIMIT,
+    START_LINGER,
+    START_M,
+    STOP_G,
+    TERMINATED,
+)
 from opensipspy.transaction.timers import NEVER, SLACK, Timed, Wheel
 
 LABELS_DRAWN: Final = 64
@@ -45,11 +80,6 @@ DELIVERED: Final = 1
 NOTHING: Final = 0
 FORWARD: Final = 1
 FINISHED: Final = 2
-
-# What a client machine asks of its caller, beside DELIVERED.
-_DELIVER: Final = 1
-_TIMED_OUT: Final = 2
-_FAILED: Final = 4
 
 
 class Random(Protocol):
@@ -225,7 +255,7 @@ class TransactionLayer:
     def acknowledge(self, transaction: Transaction, now: float) -> bool:
         """An ACK came. True when it ends here, False when it goes on end to end (RFC 6026 section 7.1)."""
         effects = self._server_input(transaction, t_.ACK, b"", now)
-        return not effects & _DELIVER
+        return not effects & ASK_DELIVER
 
     def reply(self, transaction: Transaction, status: int, data: bytes, to_tag: str, local: bool, now: float) -> bool:
         """Send a response upstream. False when the machine does not take it any more (section 17.2.1, 17.2.2)."""
@@ -257,17 +287,18 @@ class TransactionLayer:
 
     def _server_input(self, transaction: Transaction, event: int, data: bytes, now: float) -> int:
         table = self._invite_server if transaction.invite else self._server
-        row = table[transaction.state * t_.INPUTS + event]
+        row = table[transaction.state * INPUTS + event]
         if row is None:
             return 0
         transaction.state = row.state
         settings = self.settings
-        asked = 0
         for effect in row.effects:
-            if effect == t_.RESPOND:
+            if effect >= FIRST_END:
+                self._start_server_timer(transaction, effect, now)
+            elif effect == RESPOND:
                 transaction.last_reply = data
                 self.hooks.send_reply(transaction, data)
-            elif effect == t_.RESEND:
+            elif effect == RESEND:
                 last = transaction.last_reply
                 if not last and transaction.uas_status == 100:
                     last = self.hooks.trying(transaction)
@@ -275,39 +306,35 @@ class TransactionLayer:
                     self.hooks.send_reply(transaction, last)
                     if event == t_.TIMER_G:
                         self.hooks.resent_reply(transaction)
-            elif effect == t_.START_G:
+            elif effect == START_G:
                 # A 2xx made here is repeated over any transport: a later hop may be one that loses it (13.3.1.4).
                 if event == t_.TU_2XX_LOCAL or not transaction.reliable:
                     transaction.resend_s = settings.t1_s
                     transaction.resend_at = now + settings.t1_s
-            elif effect == t_.DOUBLE_G:
+            elif effect == DOUBLE_G:
                 transaction.resend_s = min(transaction.resend_s * 2, settings.t2_s)
                 transaction.resend_at = now + transaction.resend_s
-            elif effect == t_.STOP_G:
+            elif effect == STOP_G:
                 transaction.resend_at = NEVER
                 transaction.acked = True
-            elif effect == t_.PASS_ACK:
-                asked |= _DELIVER
-            elif effect == t_.NO_ACK:
+            elif effect == NO_ACK:
                 self.hooks.not_acknowledged(transaction)
-            else:
-                self._start_server_timer(transaction, effect, now)
-        if transaction.state == t_.TERMINATED:
+        if transaction.state == TERMINATED:
             self._wheel.disarm(transaction)
             self._end(transaction, now)
         else:
             self._wheel.arm(transaction)
-        return asked
+        return row.asked
 
     def _start_server_timer(self, transaction: Transaction, effect: int, now: float) -> None:
         settings = self.settings
         transaction.resend_at = NEVER
-        if effect == t_.START_L:
+        if effect == START_L:
             transaction.end_at = now + 64 * settings.t1_s
-        elif effect == t_.START_H:
+        elif effect == START_H:
             transaction.end_at = now + settings.fr_timeout_s
         elif transaction.reliable:  # timers I and J are zero
-            transaction.state = t_.TERMINATED
+            transaction.state = TERMINATED
         else:
             transaction.end_at = now + settings.wait_s
 
@@ -349,7 +376,7 @@ class TransactionLayer:
         client.data = data
         client.target = target
         client.reliable = reliable
-        return not self._client_input(client, t_.START, None, now) & _FAILED
+        return not self._client_input(client, t_.START, None, now) & ASK_FAILED
 
     def discard(self, branch: Branch, now: float) -> None:
         """End a branch that was never sent; its outcome counts for nothing."""
@@ -383,11 +410,11 @@ class TransactionLayer:
                 self.hooks.send_reply(client.transaction, again)
                 self.hooks.relayed_again(client.transaction)
             return ABSORBED
-        return self._client_input(client, _reply_input(status), msg, now) & _DELIVER
+        return self._client_input(client, _reply_input(status), msg, now) & ASK_DELIVER
 
     def transport_error(self, client: Client, now: float) -> None:
         """The network found out later that the request did not leave (section 17.1.4)."""
-        if self._client_input(client, t_.TRANSPORT_ERROR, None, now) & _FAILED and client.branch is client:
+        if self._client_input(client, t_.TRANSPORT_ERROR, None, now) & ASK_FAILED and client.branch is client:
             self.hooks.transport_failed(client.branch, now)
         self._end(client.transaction, now)
 
@@ -415,62 +442,56 @@ class TransactionLayer:
 
     def _client_input(self, client: Client, event: int, msg: Message | None, now: float) -> int:
         table = self._invite_client if client.invite else self._client
-        row = table[client.state * t_.INPUTS + event]
+        before = client.state
+        row = table[before * INPUTS + event]
         if row is None:
             return 0
-        before = client.state
         client.state = row.state
         settings = self.settings
-        asked = 0
+        asked = row.asked
         for effect in row.effects:
-            if effect == t_.DELIVER:
-                asked |= _DELIVER
-            elif effect == t_.SEND:
+            if effect >= FIRST_END:
+                if effect != START_C or before != PROCEEDING or settings.restart_fr:
+                    self._start_client_timer(client, effect, now)
+            elif effect == SEND:
                 client.sends = 1
                 if not self.hooks.send_request(client, client.data):
-                    client.state = t_.TERMINATED
-                    asked |= _FAILED
-            elif effect == t_.RESEND:
+                    client.state = TERMINATED
+                    asked |= ASK_FAILED
+            elif effect == START_A or effect == START_E:
+                if not client.reliable:
+                    client.resend_s = settings.t1_s
+                    client.resend_at = now + settings.t1_s
+            elif effect == SEND_ACK:
+                self._send_ack(client, msg)
+            elif effect == RESEND:
                 client.sends += 1
                 self.hooks.send_request(client, client.sent())
                 self.hooks.resent_request(client)
                 if client.sends == 2 and client.invite:
                     client.fold()
-            elif effect == t_.START_A or effect == t_.START_E:
-                if not client.reliable:
-                    client.resend_s = settings.t1_s
-                    client.resend_at = now + settings.t1_s
-            elif effect == t_.DOUBLE_A:
+            elif effect == DOUBLE_A:
                 client.resend_s *= 2
                 client.resend_at = now + client.resend_s
-            elif effect == t_.DOUBLE_E:
+            elif effect == DOUBLE_E:
                 client.resend_s = min(client.resend_s * 2, settings.t2_s)
                 client.resend_at = now + client.resend_s
-            elif effect == t_.RESTART_E:
+            elif effect == RESTART_E:
                 client.resend_s = settings.t2_s
                 client.resend_at = now + client.resend_s
-            elif effect == t_.SEND_ACK:
-                self._send_ack(client, msg)
-            elif effect == t_.SEND_CANCEL:
+            elif effect == SEND_CANCEL:
                 self._send_cancel(client, now)
-            elif effect == t_.TIMEOUT:
-                asked |= _TIMED_OUT
-            elif effect == t_.FAILED:
-                asked |= _FAILED
-            elif effect == t_.START_C and before == t_.PROCEEDING and not settings.restart_fr:
-                pass
-            else:
-                self._start_client_timer(client, effect, now)
-        if client.reliable and client.state >= t_.ABANDONED:
+        state = client.state
+        if state >= ABANDONED and client.reliable:
             self.hooks.waits_no_more(client)
-        if client.state == t_.TERMINATED:
+        if state == TERMINATED:
             client.drop_data()
             client.ack = b""
             self._wheel.disarm(client)
             if not asked:
                 self._end(client.transaction, now)
         else:
-            if client.state == t_.ACCEPTED or (client.state == t_.COMPLETED and not client.invite):
+            if state == ACCEPTED or (state == COMPLETED and not client.invite):
                 client.drop_data()
             self._wheel.arm(client)
         return asked
@@ -478,19 +499,19 @@ class TransactionLayer:
     def _start_client_timer(self, client: Client, effect: int, now: float) -> None:
         settings = self.settings
         transaction = client.transaction
-        if effect == t_.START_B or effect == t_.START_F:
+        if effect == START_B or effect == START_F:
             client.end_at = now + (transaction.fr_timeout_s or settings.fr_timeout_s)
             return
         client.resend_at = NEVER
-        if effect == t_.START_C:
+        if effect == START_C:
             client.end_at = now + (transaction.fr_inv_timeout_s or settings.fr_inv_timeout_s)
-        elif effect == t_.START_LINGER:
+        elif effect == START_LINGER:
             client.end_at = now + settings.wait_s
-        elif effect == t_.START_LIMIT or effect == t_.START_M:
+        elif effect == START_LIMIT or effect == START_M:
             client.end_at = now + 64 * settings.t1_s
         elif client.reliable:  # timers D and K are zero
-            client.state = t_.TERMINATED
-        elif effect == t_.START_D:
+            client.state = TERMINATED
+        elif effect == START_D:
             client.end_at = now + 64 * settings.t1_s
         else:
             client.end_at = now + settings.t4_s
@@ -599,7 +620,7 @@ class TransactionLayer:
             self._end(transaction, now)
 
     def _end(self, transaction: Transaction, now: float) -> None:
-        if transaction.gone or not transaction.ended:
+        if transaction.state != TERMINATED or transaction.gone or not transaction.ended:
             return
         if transaction.busy:
             transaction.end_at = now + self.settings.delete_s
@@ -653,7 +674,7 @@ class TransactionLayer:
                 self.hooks.timed_out(branch, now)
                 return
             asked = self._client_input(client, t_.TIMER_END, None, now)
-            if asked & _TIMED_OUT:
+            if asked & ASK_TIMEOUT:
                 if branch is client and branch is not None:
                     self.hooks.timed_out(branch, now)
                 # An ended CANCEL or an answer that nobody awaits leaves nothing to be told.

@@ -93,25 +93,33 @@ RESPOND: Final = 8  # send the TU's response and keep it for retransmissions
 NO_ACK: Final = 9  # tell the layer above that a final response was never acknowledged
 PASS_ACK: Final = 10  # the ACK belongs to the dialog: it goes on, end to end
 START_A: Final = 11
-DOUBLE_A: Final = 12
-START_B: Final = 13
-START_C: Final = 14
-START_D: Final = 15
-DOUBLE_E: Final = 16
-RESTART_E: Final = 17  # in PROCEEDING the interval is T2
-START_F: Final = 18
-START_G: Final = 19
-DOUBLE_G: Final = 20
-STOP_G: Final = 21
-START_H: Final = 22
-START_I: Final = 23
-START_J: Final = 24
-START_K: Final = 25
-START_L: Final = 26
-START_M: Final = 27
-START_LIMIT: Final = 28  # 64*T1 after a CANCEL (9.1)
-START_LINGER: Final = 29  # how long a late answer to a given-up branch is still understood
-START_E: Final = 30
+START_E: Final = 12
+START_G: Final = 13
+DOUBLE_A: Final = 14
+DOUBLE_E: Final = 15
+RESTART_E: Final = 16  # in PROCEEDING the interval is T2
+DOUBLE_G: Final = 17
+STOP_G: Final = 18
+# From here on: timers that end a state.
+START_B: Final = 20
+START_C: Final = 21
+START_D: Final = 22
+START_F: Final = 23
+START_H: Final = 24
+START_I: Final = 25
+START_J: Final = 26
+START_K: Final = 27
+START_L: Final = 28
+START_M: Final = 29
+START_LIMIT: Final = 30  # 64*T1 after a CANCEL (9.1)
+START_LINGER: Final = 31  # how long a late answer to a given-up branch is still understood
+FIRST_END: Final = START_B
+
+# What an input asks of whoever brought it, as bits.
+ASK_DELIVER: Final = 1
+ASK_TIMEOUT: Final = 2
+ASK_FAILED: Final = 4
+_ASKED: Final = {DELIVER: ASK_DELIVER, PASS_ACK: ASK_DELIVER, TIMEOUT: ASK_TIMEOUT, FAILED: ASK_FAILED}
 
 Table = dict[tuple[int, int], tuple[tuple[int, ...], int]]
 
@@ -205,13 +213,19 @@ SERVER: Final[Table] = {
 
 
 class Row:
-    """What one input does in one state."""
+    """What one input does in one state.
 
-    __slots__ = ("effects", "state")
+    asked: ASK_... bits of the effects that the caller carries out; effects: the others, in their order.
+    """
+
+    __slots__ = ("asked", "effects", "state")
 
     def __init__(self, effects: tuple[int, ...], state: int) -> None:
-        self.effects: tuple[int, ...] = effects
+        self.effects: tuple[int, ...] = tuple([effect for effect in effects if effect not in _ASKED])
         self.state: int = state
+        self.asked: int = 0
+        for effect in effects:
+            self.asked |= _ASKED.get(effect, 0)
 
 
 def rows(table: Table) -> list[Row | None]:

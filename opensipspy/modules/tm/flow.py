@@ -209,8 +209,8 @@ class Flow(Hooks):
 
     def arm(self) -> None:
         """Have `wake` called in time for the earliest timer; called after each step."""
-        tick = self.layer.next_tick()
         if self._wake_handle is not None:
+            tick = self.layer.next_tick()
             if tick == 0 or self._wake_tick <= tick:
                 return
             self._wake_handle.cancel()
@@ -344,7 +344,7 @@ class Flow(Hooks):
     def release_unused(self, run: Run) -> None:
         """The script has ended: a transaction that nothing was sent for would never end, so it is let go."""
         transaction = transaction_of(run)
-        if transaction is None or transaction.answered or transaction.busy:
+        if transaction is None or transaction.uas_status >= 200 or transaction.busy:
             return
         for branch in transaction.branches:
             if not branch.discarded:
@@ -367,13 +367,15 @@ class Flow(Hooks):
             return self.relay_set(transaction, run, flags, proxy, False)
         if msg.method == "ACK":
             return 0 if self.absorb_ack(msg) else self._forward_ack(run, proxy)
-        made = transaction_of(run) is None
+        transaction = transaction_of(run)
         if msg.method == "CANCEL" and (invite := self.layer.find_cancelled(msg)) is not None:
             return self._relay_cancel(run, invite, flags)
-        result = self.new_transaction(run)
-        transaction = transaction_of(run)
-        if result <= 0 or transaction is None:
-            return result
+        made = transaction is None
+        if transaction is None:
+            result = self.new_transaction(run)
+            transaction = transaction_of(run)
+            if result <= 0 or transaction is None:
+                return result
         return self.relay_set(transaction, run, flags, proxy, made)
 
     def _relay_cancel(self, run: Run, invite: Transaction, flags: int) -> int:
@@ -430,7 +432,11 @@ class Flow(Hooks):
         return found
 
     def relay_set(self, transaction: Transaction, run: Run, flags: int, proxy: str, made: bool) -> int | Awaitable[int]:
-        if transaction.answered or transaction.cancelled or (transaction.no_more and self.layer.settings.block_6xx):
+        if (
+            transaction.uas_status >= 200
+            or transaction.cancelled
+            or (transaction.no_more and self.layer.settings.block_6xx)
+        ):
             return E_NO_DESTINATION
         destinations = self.destinations(run)
         run.drop_branches()
@@ -499,7 +505,7 @@ class Flow(Hooks):
     ) -> int:
         """What t_relay() tells the script once every branch was tried."""
         now = self.core.now()
-        if any(result > 0 for result in results):
+        if max(results) > 0:
             # Others may all have ended while the slowest was being prepared.
             self.layer.unbusy(transaction, now)
             self.finish_if_over(transaction)
@@ -552,7 +558,8 @@ class Flow(Hooks):
 
     def launch(self, branch: Branch, proxy: str) -> int | Awaitable[int]:
         """Run the branch route, find the targets and send: at once when nothing has to be waited for."""
-        route = self.route(kinds.BRANCH, branch.transaction.on_branch, branch.run)
+        name = branch.transaction.on_branch
+        route = self.route(kinds.BRANCH, name, branch.run) if name else None
         if route is None:
             return self._locate(branch, proxy)
         waiting = BranchRoute()
@@ -606,7 +613,7 @@ class Flow(Hooks):
     def send_branch(self, branch: Branch, targets: list[Target]) -> int:
         """Try the targets in order until one takes the request (RFC 3263 section 4.3)."""
         transaction = branch.transaction
-        if branch.cancelled or transaction.answered or transaction.cancelled:
+        if branch.cancelled or transaction.uas_status >= 200 or transaction.cancelled:
             self.layer.discard(branch, self.core.now())
             return E_NO_DESTINATION
         if transaction.no_dns_failover:
@@ -764,7 +771,10 @@ class Flow(Hooks):
             if self.tm.onreply_avp_mode:
                 run.avps = transaction.run.avps
         self.fire(RESPONSE_IN, transaction, run, msg, msg.status)
-        self._reply_route(branch, run, branch.on_reply, transaction.on_reply)
+        if branch.on_reply or transaction.on_reply:
+            self._reply_route(branch, run, branch.on_reply, transaction.on_reply)
+        else:
+            self._reply_routed(branch, run)
         return True
 
     def _reply_route(self, branch: Branch, run: Run, name: str, then: str) -> None:
@@ -817,7 +827,6 @@ class Flow(Hooks):
             self._forward(branch, run)
         elif decision == FINISHED:
             self.finish(transaction)
-        self.layer.compact(transaction)
         self.layer.unbusy(transaction, now)
         self.layer.compact(transaction)
         self.arm()
@@ -830,14 +839,16 @@ class Flow(Hooks):
             self._complete_local(transaction, msg.status, msg.reason, msg, branch)
             return
         data = sip.build_forwarded_reply(msg, run.edits, transaction.upstream.socket)
-        if 200 <= msg.status < 300 and transaction.invite:
+        status = msg.status
+        to_tag = msg.to_tag
+        if 200 <= status < 300 and transaction.invite:
             if branch.to_tags is None:
                 branch.to_tags = {}
-            branch.to_tags[msg.to_tag] = data
-        more = transaction.answered  # another phone has answered as well: the transaction counts once
-        if self.layer.reply(transaction, msg.status, data, msg.to_tag, False, self.core.now()):
-            self._replied(transaction, msg.status, msg, more)
-        elif msg.status >= 200:
+            branch.to_tags[to_tag] = data
+        more = transaction.uas_status >= 200  # another phone has answered as well: the transaction counts once
+        if self.layer.reply(transaction, status, data, to_tag, False, self.core.now()):
+            self._replied(transaction, status, msg, more)
+        elif status >= 200:
             # The caller has heard a failure; that a phone has answered all the same is for the two ends to settle.
             self.send_reply(transaction, data)
             if self._counts:
@@ -873,7 +884,7 @@ class Flow(Hooks):
 
     def finish_if_over(self, transaction: Transaction) -> None:
         """Go on with a transaction whose branches ended while something else kept it."""
-        if transaction.gone or transaction.answered or transaction.pending or transaction.state == TERMINATED:
+        if transaction.gone or transaction.uas_status >= 200 or transaction.state == TERMINATED or transaction.pending:
             return
         if transaction.branches[transaction.first :]:
             self.finish(transaction)
