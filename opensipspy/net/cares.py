@@ -42,6 +42,7 @@ class CaresClient(DnsClient):
 
     async def query(self, name: str, kind: str) -> list[Record]:
         try:
+            name = name if name.isascii() else name.encode("idna").decode("ascii")
             result = await self._resolver.query_dns(name, kind)
         except aiodns.error.DNSError as error:
             if error.args and error.args[0] in (NO_DATA, NOT_FOUND):
@@ -54,7 +55,7 @@ class CaresClient(DnsClient):
         return chained(name, kind, result.answer)
 
     def _forget_later(self) -> None:
-        """The caller decides how long nothing is believed: c-ares' own memory, which no option turns off, is emptied."""
+        """How long nothing is believed is the caller's to decide: c-ares' own memory, which no option ends, is emptied."""
         if self._forgetting is None:
             self._forgetting = asyncio.get_running_loop().call_later(NOTHING_S, self._forget)
 
