@@ -53,7 +53,7 @@ modparam("tls_mgm", "require_cert", "[NAME]REQUIRED")
 OPTIONS = ["From: <sip:a@one.test>;tag=1", "To: <sip:one.test>"]
 
 
-def mi(port: int, method: str, **params: object) -> object:
+def mi(port: int, method: str, /, **params: object) -> object:
     """A management command over HTTP."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
     head = f"POST /mi HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
