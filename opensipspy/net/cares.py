@@ -55,7 +55,7 @@ class CaresClient(DnsClient):
         return chained(name, kind, result.answer)
 
     def _forget_later(self) -> None:
-        """How long nothing is believed is the caller's to decide: c-ares' own memory, which no option ends, is emptied."""
+        """How long nothing is believed is for the caller to decide: c-ares' own memory is emptied."""
         if self._forgetting is None:
             self._forgetting = asyncio.get_running_loop().call_later(NOTHING_S, self._forget)
 

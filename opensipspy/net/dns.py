@@ -358,6 +358,9 @@ class Resolver:
             self.queries += 1
             try:
                 records = await self._client.query(*question)
+                if len(records) > MOST_STORED:
+                    # An owner who publishes thousands, for many names, is not to fill our memory.
+                    records = sorted(records, key=lambda record: record.priority)[:MOST_STORED]
             except DnsError:
                 # No server spoke: that is no fact about the name, so no store is told.
                 self.failures += 1
@@ -389,6 +392,7 @@ class Resolver:
         name = host.strip("[]").rstrip(".").lower()
         if not name:
             raise NotFound("the host is empty")
+        named = proto
         if secure:
             proto = sip.PROTO_WSS if proto in (sip.PROTO_WS, sip.PROTO_WSS) else sip.PROTO_TLS
         if is_literal(name):
@@ -398,7 +402,7 @@ class Resolver:
             # RFC 3263 §4.2: a port given means an address look-up, with the default transport.
             chosen = proto or sip.PROTO_UDP
             return (yield from self._at_address(name, port, chosen, required=True))
-        services = yield from self._services(name, proto)
+        services = yield from self._services(name, proto if named else 0, secure)
         places: list[Place] = []
         for owner, transport in services:
             records = yield (owner, "SRV")
@@ -413,7 +417,9 @@ class Resolver:
         chosen = proto or sip.PROTO_UDP
         return (yield from self._at_address(name, sip.default_port(chosen), chosen, required=True))
 
-    def _services(self, name: str, proto: int) -> Generator[Question, list[Record], list[tuple[str, int]]]:
+    def _services(
+        self, name: str, proto: int, secure: bool
+    ) -> Generator[Question, list[Record], list[tuple[str, int]]]:
         """SRV owner names with their transports, from NAPTR or, without, one for each transport we have (§4.1)."""
         if proto:
             prefix = SRV_PREFIXES.get(proto)
@@ -426,11 +432,15 @@ class Resolver:
             records = yield (name, "NAPTR")
             found = []
             for record in sorted(records, key=lambda r: (r.priority, r.weight))[:MOST_NAPTR]:
-                transport = NAPTR_SERVICES.get(record.service.upper(), 0)
+                service = record.service.upper()
+                # A sips: URI takes services of that scheme only; a sip: one may be upgraded.
+                transport = NAPTR_SERVICES.get(service, 0) if service.startswith("SIPS") or not secure else 0
                 if transport in known and record.flags.lower() == "s" and record.target:
                     found.append((record.target.rstrip(".").lower(), transport))
             if found:
                 return found
+        if secure:
+            return [(SRV_PREFIXES[sip.PROTO_TLS] + name, sip.PROTO_TLS)]
         return [
             (SRV_PREFIXES[p] + name, p) for p in self.settings.protocols if p in SRV_PREFIXES and p != sip.PROTO_TLS
         ]

@@ -105,6 +105,38 @@ def test_naptr_then_srv_then_a() -> None:
     ]
 
 
+def test_naptr_of_a_sips_uri() -> None:
+    """RFC 3263 §4.1: NAPTR is asked for a sips: URI too, and its services of that scheme decide where TLS leads."""
+    records: dict[tuple[str, str], list[Record] | Exception] = {
+        ("example.com", "NAPTR"): [
+            naptr("_sip._udp.example.com", "SIP+D2U", 10),
+            naptr("_sips._tcp.provider.example", "SIPS+D2T", 20),
+        ],
+        ("_sip._udp.example.com", "SRV"): [srv("a.example.com", 5060)],
+        ("_sips._tcp.example.com", "SRV"): [srv("old.example.com", 5061)],
+        ("_sips._tcp.provider.example", "SRV"): [srv("a.example.com", 5071)],
+        ("a.example.com", "A"): [a("192.0.2.1")],
+        ("old.example.com", "A"): [a("192.0.2.2")],
+    }
+    with_tls = (UDP, TLS)
+    made, _, _ = resolver(records, protocols=with_tls)
+    assert locate(made, "example.com", 0, 0, True) == [Place(TLS, "192.0.2.1", 5071)]
+    made, _, _ = resolver(records, protocols=with_tls)
+    assert locate(made, "example.com", 0, TCP, True) == [Place(TLS, "192.0.2.2", 5061)], "a transport: SRV at once"
+    del records["example.com", "NAPTR"]
+    made, _, _ = resolver(records, protocols=with_tls)
+    assert locate(made, "example.com", 0, 0, True) == [Place(TLS, "192.0.2.2", 5061)]
+
+
+def test_of_thousands_of_records_the_best_are_kept() -> None:
+    """RFC 2782: those of lower priority numbers are the ones to contact."""
+    many = [srv(f"h{n}.example.com", 5060, 5000 - n) for n in range(5000)]
+    made, _, _ = resolver({("_sip._udp.example.com", "SRV"): many, ("h4999.example.com", "A"): [a("192.0.2.1")]})
+    kept = asyncio.run(made.records("_sip._udp.example.com", "SRV"))
+    assert len(kept) == 512
+    assert kept[0].target == "h4999.example.com"
+
+
 def test_without_naptr_srv_of_each_of_our_protocols() -> None:
     """RFC 3263 §4.1, last paragraphs."""
     made, zone, _ = resolver(
