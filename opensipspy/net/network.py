@@ -102,7 +102,9 @@ class Network:
         if not target.connect and not self.reaches(target.peer, target.socket):
             LOG.info("no connection to %s, and none is to be opened", target.peer.text)
             return False
-        return self.send(data, target.peer, target.socket, on_failure)
+        socket = target.socket
+        transport = self._transports.get(socket.proto)
+        return transport is not None and transport.send(data, target.peer, socket, on_failure)
 
     def reaches(self, peer: Peer, socket: Socket) -> bool:
         """Whether a message to `peer` can leave by `socket` without a new connection."""

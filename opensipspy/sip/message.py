@@ -149,6 +149,7 @@ class Message:
         "source",
         "status",
         "status_line",
+        "transaction_key",
         "version",
         "via_changed",
         "via_text",
@@ -169,7 +170,7 @@ class Message:
         self.ruri: str = ""
         self.ruri_start: int = 0
         self.ruri_end: int = 0
-        self.version: str = ""
+        self.version: str = "SIP/2.0"
         self.status: int = 0
         self.reason: str = ""
         # The start line of a reply whose status was changed, "" to leave it as received.
@@ -215,6 +216,8 @@ class Message:
         # The top Via with received and rport filled in, made by build for a reply or a copy.
         self.via_text: str | None = None
         self.via_changed: bool = False
+        # Of the server transaction, made when it is first looked for.
+        self.transaction_key: str = ""
 
     def __repr__(self) -> str:
         if self.is_request:
@@ -374,6 +377,16 @@ class Message:
         """Where the value of the first header of a kind starts and ends in the head; (-1, -1) when there is none."""
         index = self._index(kind)
         return self._value_range(index) if index >= 0 else (-1, -1)
+
+    def header_range(self, kind: int) -> tuple[int, int]:
+        """Where the first header of a kind starts and ends in the head, CRLF included; (-1, -1) when there is none."""
+        index = self._index(kind)
+        if index < 0:
+            return -1, -1
+        starts = self._starts
+        if not starts:
+            starts = self.starts()
+        return starts[index], starts[index + 1]
 
     def top_via_cut(self) -> tuple[int, int]:
         """The range to leave out for the top Via to be gone: the header, or its first element and the comma."""
@@ -796,7 +809,6 @@ def _take_shape(msg: Message, memo: Memo, layout: Layout, shape: Shape, match: A
     if hop is not None:
         msg._via = known_via(hop, branch, start, end)
         msg._usual = True
-    msg.version = "SIP/2.0"
     starts = list(map(match.start, shape.marks))
     msg.first_line_end = starts[0]
     starts.append(len(msg.head))
@@ -882,7 +894,6 @@ def _read_request_line(msg: Message, space: int) -> bool:
     msg.method = "INVITE" if known == M_INVITE else method
     msg.method_id = known
     msg.ruri = ruri
-    msg.version = "SIP/2.0"
     msg.ruri_start = space + 1
     msg.ruri_end = end
     msg.first_line_end = end + 10

@@ -40,16 +40,26 @@ class Via:
         "transport",
     )
 
-    def __init__(self, start: int, end: int) -> None:
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        transport: str = "",
+        host: str = "",
+        host_text: str = "",
+        port: int = 0,
+        params: str = "",
+        branch: str = "",
+    ) -> None:
         self.start: int = start
         self.end: int = end
-        self.transport: str = ""
-        self.host: str = ""
-        self.host_text: str = ""
-        self.port: int = 0
-        self.params: str = ""
-        self.params_start: int = end
-        self.branch: str = ""
+        self.transport: str = transport
+        self.host: str = host
+        self.host_text: str = host_text
+        self.port: int = port
+        self.params: str = params
+        self.params_start: int = end - len(params)
+        self.branch: str = branch
         self.received: str = ""
         self.rport: int = RPORT_ABSENT
         self._params: list[str] | None = None
@@ -118,15 +128,7 @@ def via_in(text: str, start: int, end: int, memo: Memo | None = None, plain: boo
 
 def known_via(hop: Hop, branch: str, start: int, end: int) -> Via:
     """A via-parm in a range of a text, of a hop that is remembered, with a branch and no other parameter."""
-    via = Via(start, end)
-    via.transport = hop.transport
-    via.host = hop.host
-    via.host_text = hop.host_text
-    via.port = hop.port
-    via.params = _BRANCH + branch
-    via.params_start = end - len(via.params)
-    via.branch = branch
-    return via
+    return Via(start, end, hop.transport, hop.host, hop.host_text, hop.port, _BRANCH + branch, branch)
 
 
 def _is_plain(value: str, plain: bool) -> bool:

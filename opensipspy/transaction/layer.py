@@ -169,8 +169,12 @@ class TransactionLayer:
 
     def key_of(self, msg: Message) -> str:
         """The key of the server transaction a request belongs to; an ACK's is that of its INVITE."""
-        method = "INVITE" if msg.method == "ACK" else msg.method
-        return server_key(msg, method, self.settings.ruri_matching, self.settings.via1_matching)
+        found = msg.transaction_key
+        if not found:
+            method = "INVITE" if msg.method == "ACK" else msg.method
+            found = server_key(msg, method, self.settings.ruri_matching, self.settings.via1_matching)
+            msg.transaction_key = found
+        return found
 
     def find(self, msg: Message, key: str = "") -> Transaction | None:
         """The transaction that a request is a retransmission of, or that an ACK of this hop belongs to."""
@@ -458,7 +462,7 @@ class TransactionLayer:
                 if not self.hooks.send_request(client, client.data):
                     client.state = TERMINATED
                     asked |= ASK_FAILED
-            elif effect == START_A or effect == START_E:
+            elif effect in (START_A, START_E):
                 if not client.reliable:
                     client.resend_s = settings.t1_s
                     client.resend_at = now + settings.t1_s
@@ -499,7 +503,7 @@ class TransactionLayer:
     def _start_client_timer(self, client: Client, effect: int, now: float) -> None:
         settings = self.settings
         transaction = client.transaction
-        if effect == START_B or effect == START_F:
+        if effect in (START_B, START_F):
             client.end_at = now + (transaction.fr_timeout_s or settings.fr_timeout_s)
             return
         client.resend_at = NEVER
@@ -507,7 +511,7 @@ class TransactionLayer:
             client.end_at = now + (transaction.fr_inv_timeout_s or settings.fr_inv_timeout_s)
         elif effect == START_LINGER:
             client.end_at = now + settings.wait_s
-        elif effect == START_LIMIT or effect == START_M:
+        elif effect in (START_LIMIT, START_M):
             client.end_at = now + 64 * settings.t1_s
         elif client.reliable:  # timers D and K are zero
             client.state = TERMINATED
@@ -646,9 +650,11 @@ class TransactionLayer:
 
     # -- time ----------------------------------------------------------------------------------------------------
 
-    def next_tick(self) -> int:
-        """Not later than the tick of the next timer, 0 when none runs; cheaper than `next_wake`."""
-        return self._wheel.next_tick()
+    @property
+    def ticks(self) -> list[int]:
+        """Always the same list. Its first number is not later than the tick of the next timer; it is empty when none
+        runs. To look at it is cheaper than `next_wake`."""
+        return self._wheel.ticks
 
     def next_wake(self) -> float | None:
         """When `wake` has to be called, None when no timer runs."""

@@ -35,11 +35,12 @@ class Timed:
 class Wheel:
     """The pending timers of one layer."""
 
-    __slots__ = ("_buckets", "_ticks")
+    __slots__ = ("_buckets", "ticks")
 
     def __init__(self) -> None:
         self._buckets: dict[int, set[Timed]] = {}
-        self._ticks: list[int] = []
+        # Of the buckets, a heap; always the same list.
+        self.ticks: list[int] = []
 
     def arm(self, machine: Timed) -> None:
         """Note that a timer of the machine was started or moved; stopped ones are NEVER."""
@@ -59,7 +60,7 @@ class Wheel:
         bucket = self._buckets.get(tick)
         if bucket is None:
             self._buckets[tick] = {machine}
-            heapq.heappush(self._ticks, tick)
+            heapq.heappush(self.ticks, tick)
         else:
             bucket.add(machine)
 
@@ -75,24 +76,20 @@ class Wheel:
         """Take out the machines whose bucket has come, earliest first; the caller arms them again."""
         limit = int((now + SLACK) * TICKS_PER_SECOND)
         found: list[Timed] = []
-        while self._ticks and self._ticks[0] <= limit:
-            for machine in self._buckets.pop(heapq.heappop(self._ticks)):
+        while self.ticks and self.ticks[0] <= limit:
+            for machine in self._buckets.pop(heapq.heappop(self.ticks)):
                 machine.tick = 0
                 found.append(machine)
         return found
 
-    def next_tick(self) -> int:
-        """The first tick that has a bucket, which may be empty; 0 without any."""
-        return self._ticks[0] if self._ticks else 0
-
     def next_wake(self) -> float | None:
         """When `due` has something to do, seconds of the same clock; None when nothing is pending."""
-        while self._ticks:
-            tick = self._ticks[0]
+        while self.ticks:
+            tick = self.ticks[0]
             if self._buckets[tick]:
                 return tick / TICKS_PER_SECOND
             del self._buckets[tick]
-            heapq.heappop(self._ticks)
+            heapq.heappop(self.ticks)
         return None
 
     def __len__(self) -> int:

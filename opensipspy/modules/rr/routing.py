@@ -231,7 +231,7 @@ class Routing:
     def loose_route(self, run: Run) -> int:
         """1 the Route headers decided where the request goes, else -1 (RFC 3261 section 16.4)."""
         msg = run.msg
-        if msg.first(H_ROUTE) is None:
+        if not msg.has(H_ROUTE):
             return -1
         try:
             ruri = msg.uri if run.ruri == msg.ruri else self._uris.parse(run.ruri)
@@ -317,6 +317,10 @@ class Routing:
 def rewrite(run: Run, routes: list[NameAddr], first: int, end: int, last: str) -> None:
     """Note that only routes[first:end], and then `last`, leave with the request."""
     if first == 0 and end == len(routes) and not last:
+        return
+    if len(routes) == 1 and not last:
+        start, end = run.msg.header_range(H_ROUTE)
+        run.edits.remove_range(start, end)
         return
     at = 0
     headers = run.msg.all(H_ROUTE)

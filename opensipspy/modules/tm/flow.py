@@ -174,6 +174,7 @@ class Flow(Hooks):
         self.tm: TmLocal = tm
         self.core: Core = core
         self.layer: TransactionLayer = TransactionLayer(settings, self, core.random)
+        self._ticks: list[int] = self.layer.ticks
         self.most_transactions: int = MOST_TRANSACTIONS
         self.minor_flag: int = 0
         self.no_connection_branch: int = connection_flag(core, "branch", NO_CONNECTION_FOR_BRANCH)
@@ -209,16 +210,16 @@ class Flow(Hooks):
 
     def arm(self) -> None:
         """Have `wake` called in time for the earliest timer; called after each step."""
+        ticks = self._ticks
         if self._wake_handle is not None:
-            tick = self.layer.next_tick()
-            if tick == 0 or self._wake_tick <= tick:
+            if not ticks or self._wake_tick <= ticks[0]:
                 return
             self._wake_handle.cancel()
             self._wake_handle = None
         at = self.layer.next_wake()
         if at is None:
             return
-        self._wake_tick = self.layer.next_tick()
+        self._wake_tick = ticks[0]
         self._wake_handle = self.core.call_later(max(0.0, at - self.core.now()), self._wake)
 
     def _wake(self) -> None:

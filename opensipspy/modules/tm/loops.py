@@ -25,9 +25,10 @@ ENDS: Final = ";, \t\r\n"
 
 def looped(layer: TransactionLayer, msg: Message) -> bool:
     """Whether a new request is one that is on its way through here already."""
-    if msg.count(sip.H_VIA) == 1 and "," not in msg.value(sip.H_VIA):
-        # Straight from a phone: its Via is parsed already.
-        return _is_open(layer, msg, msg.via.branch)
+    via = msg.via
+    if msg.count(sip.H_VIA) == 1 and via.end + 2 == msg.header_range(sip.H_VIA)[1]:
+        # Straight from a phone: its Via, the only one, is parsed already.
+        return _is_open(layer, msg, via.branch)
     headers = msg.all(sip.H_VIA)
     seen = 0
     for header in headers:
