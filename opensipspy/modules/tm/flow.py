@@ -99,6 +99,9 @@ CONTEXT: Final = "tm"
 ERROR_REPLY: Final = "error_reply"
 """Key in `Run.ctx` of the (code, reason) that describes the last failure; `sl_reply_error()` sends it."""
 
+LAST_RECEIVED: Final = "tm_last_received"
+"""Key in `Run.ctx` of a reply route: the status that came before the reply at hand."""
+
 MOST_TRANSACTIONS: Final = 200_000
 """As many may be open at once; at 4 kB each that is 0.8 GB."""
 
@@ -751,10 +754,11 @@ class Flow(Hooks):
         if self._counts:
             self._received.value += 1
         now = self.core.now()
+        branch = client.branch
+        before = branch.last_received if branch is not None else 0
         if not layer.receive_reply(client, msg, now):
             self.arm()
             return True
-        branch = client.branch
         if branch is None:
             return True
         transaction = branch.transaction
@@ -766,6 +770,8 @@ class Flow(Hooks):
         run.branch_index = branch.index
         run.branch_flags = branch.flags
         run.msg_flags = transaction.flags
+        if branch.on_reply or transaction.on_reply:
+            run.ctx[LAST_RECEIVED] = before
         if transaction.run is not None:
             # The script may have been loaded anew since the request came.
             run.program = transaction.run.program

@@ -6,8 +6,8 @@ from typing import Final
 
 from opensipspy.module import variable
 from opensipspy.modules.tm.base import TmBase
-from opensipspy.modules.tm.flow import armed, branch_of, transaction_of
-from opensipspy.script.kinds import BRANCH, FAILURE, REQUEST
+from opensipspy.modules.tm.flow import LAST_RECEIVED, armed, branch_of, transaction_of
+from opensipspy.script.kinds import BRANCH, FAILURE, ONREPLY, REQUEST
 from opensipspy.script.run import INDEX_ALL, INDEX_APPEND, Index, Run, Value
 from opensipspy.transaction import Branch
 from opensipspy.transaction.tables import INITIAL
@@ -36,9 +36,20 @@ class TmVariables(TmBase):
 
     @variable("$T_branch_last_reply_code", index=True)
     def t_branch_last_reply_code(self, run: Run, name: object, index: Index) -> Value:
-        """Last status received on a branch, by default the one at hand; 0 before any."""
+        """Last status received on a branch, by default the one at hand; 0 before any.
+
+        A reply route sees the one before the reply at hand, which is `$rs`.
+        """
         branch = self._branch(run, index)
-        return branch.last_received if branch is not None else None
+        return self._last_received(run, branch) if branch is not None else None
+
+    def _last_received(self, run: Run, branch: Branch) -> int:
+        """The last status of a branch; in its reply route, the one before the reply at hand."""
+        if run.kind == ONREPLY and branch is branch_of(run):
+            before = run.noted(LAST_RECEIVED)
+            if isinstance(before, int):
+                return before
+        return branch.last_received
 
     @variable("$T_fr_timeout", writable=True)
     def t_fr_timeout(self, run: Run, name: object, index: Index) -> Value:
@@ -247,9 +258,9 @@ class TmVariables(TmBase):
 
     @variable("$tm.branch.last_received", index=True, index_scopes=SCOPES)
     def branch_last_received(self, run: Run, name: object, index: Index) -> Value:
-        """Last status received on a branch."""
+        """Last status received on a branch; in its reply route, the one before the reply at hand."""
         branch = self._sent_branch(run, index)
-        return branch.last_received or None if branch is not None else None
+        return self._last_received(run, branch) or None if branch is not None else None
 
     @variable("$tm.branch.type", index=True, index_scopes=SCOPES)
     def branch_type(self, run: Run, name: object, index: Index) -> Value:
