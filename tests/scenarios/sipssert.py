@@ -229,19 +229,19 @@ class Play:
 
     def command(self, task: Task) -> list[str]:
         options = task.options
-        extra = options.get("args") or []
-        arguments = shlex.split(extra) if isinstance(extra, str) else [str(each) for each in extra] if extra else []
-        if isinstance(extra, int):
-            arguments = [str(extra)]
+        extra = options.get("args", [])
+        arguments = [str(each) for each in extra] if isinstance(extra, list) else shlex.split(str(extra))
         arguments = [self.local(each) for each in arguments]
         if task.kind == "opensips":
-            program = [os.environ["OPENSIPS"]] if "OPENSIPS" in os.environ else [sys.executable, "-m", "opensipspy"]
+            program = (
+                [os.environ["OPENSIPS"]] if "OPENSIPS" in os.environ else [sys.executable, "-m", "opensipspy", "-E"]
+            )
             sockets = [options["socket"], *options.get("sockets", [])]
             script = str(self.home / options.get("config_file", "opensips.cfg"))
             # A script that names its sockets is listened to.
             named = re.search(r"(?m)^\s*socket\s*=", Path(script).read_text(encoding="utf-8"))
             listen = [] if named else [word for each in sockets for word in ("-l", each)]
-            return [*program, "-f", script, "-F", "-E", "-w", str(self.folder), *listen, *arguments]
+            return [*program, "-f", script, "-F", "-w", str(self.folder), *listen, *arguments]
         if task.kind == "opensips-mi":
             return [sys.executable, str(self.home / options["script"]), *arguments]
         if task.kind == "generic":
