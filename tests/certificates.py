@@ -33,10 +33,13 @@ class Identity:
 class Authority:
     """A certificate authority of its own."""
 
-    def __init__(self, folder: Path, name: str = "Test Authority") -> None:
+    def __init__(
+        self, folder: Path, name: str = "Test Authority", subject: Sequence[tuple[x509.ObjectIdentifier, str]] = ()
+    ) -> None:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        attributes = (*subject, (NameOID.COMMON_NAME, name))
+        self._name = x509.Name([x509.NameAttribute(oid, text) for oid, text in attributes])
         made = self._builder(self._name, self._key, DAY).add_extension(x509.BasicConstraints(True, None), True)
         made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
         made = made.add_extension(
