@@ -16,7 +16,7 @@ from typing import Any, Final
 from mypy_extensions import mypyc_attr
 
 from opensipspy.sip.digest import Credentials, parse_credentials
-from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, Peer, Socket
+from opensipspy.sip.endpoints import PROTO_TCP, PROTO_TLS, PROTO_UDP, Peer, Socket
 from opensipspy.sip.errors import DEFAULT_LIMITS, DROP, Limits, ParseError
 from opensipspy.sip.memo import NO_LAYOUTS, Layout, Memo
 from opensipspy.sip.nameaddr import NameAddr, name_addr_in, name_addrs_in, usual_name_addr
@@ -761,9 +761,27 @@ def parse_message(
             msg.method = msg.cseq_method
             msg.method_id = METHOD_IDS.get(msg.method, M_OTHER)
     except ParseError as error:
+        mended = _with_line_ends(data) if source.proto == PROTO_UDP else b""
+        if mended:
+            msg = parse_message(mended, source, socket, limits, memo)
+            msg.data_len = length
+            return msg
         _attach(error, msg)
         raise
     return msg
+
+
+def _with_line_ends(data: bytes) -> bytes:
+    """A datagram whose header lines all end in a bare LF, with the CRLF of RFC 3261 §7; else b"".
+
+    Simple tools write so, and OpenSIPS reads it. There is one way to read it, and it leaves with CRLF. Where CRLF and
+    LF are mixed, readers may differ about what is a header: that stays refused.
+    """
+    head, blank, body = data.lstrip(b"\n").partition(b"\n\n")
+    start, _, _ = head.partition(b"\n")
+    if not blank or b"\r" in head or not (start.endswith(b" SIP/2.0") or start.startswith(b"SIP/2.0 ")):
+        return b""
+    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + body
 
 
 def _read_known(msg: Message, memo: Memo) -> bool:

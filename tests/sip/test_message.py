@@ -39,6 +39,36 @@ def test_what_an_invite_says() -> None:
     assert msg.data_len == len(INVITE)
 
 
+def test_a_datagram_with_bare_line_feeds_leaves_with_crlf() -> None:
+    """RFC 3261 §7 wants CRLF. What simple tools write has one meaning all the same, as long as all lines end alike."""
+    folded = INVITE.replace(b"\r\nTo:", b"\r\nSubject: one\r\n two\r\nTo:")
+    head, _, body = folded.partition(b"\r\n\r\n")
+    for text, form in ((head, body), (head, b"--b\r\n\r\nx"), (head, b"--b\n\nx\n")):
+        length = b"Content-Length: %d" % len(form)
+        text = text.replace(b"Content-Length: 5", length)
+        msg = parse(text.replace(b"\r\n", b"\n") + b"\n\n" + form)
+        assert msg.head == text.decode() + "\r\n"
+        assert msg.body == form
+        assert msg.data_len == len(text.replace(b"\r\n", b"\n")) + 2 + len(form)
+    reply = parse(b"\n" + REPLY.replace(b"\r\n", b"\n"))
+    assert (reply.status, reply.method) == (180, "INVITE")
+
+
+def test_line_feeds_among_line_ends_are_refused() -> None:
+    """One reader's header would be another's text: nothing is guessed, and on a stream only CRLF ends a line."""
+    plain = INVITE.replace(b"\r\n", b"\n")
+    for data in (
+        INVITE.replace(b"\r\nTo:", b"\nTo:"),
+        plain.replace(b"\nTo:", b"\r\nTo:"),
+        plain.replace(b"\nTo:", b"\rTo:"),
+        plain.replace(b"\n", b"\r\n", 1),
+    ):
+        with pytest.raises(ParseError):
+            parse(data)
+    with pytest.raises(ParseError):
+        parse_message(plain, THERE_TCP, HERE_TCP)
+
+
 def test_method_of_a_reply_is_that_of_cseq() -> None:
     msg = parse(REPLY)
     assert (msg.is_request, msg.status, msg.reason, msg.method) == (False, 180, "Ringing", "INVITE")
