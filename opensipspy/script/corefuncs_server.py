@@ -173,18 +173,22 @@ class ServerFunctions:
             raise ValueError(f"there is no blacklist {name!r}")
         return name
 
-    def use_blacklist(self, run: Run, bl_name: str) -> int:
-        """Keep this message from going where the list says."""
+    def chosen_blacklists(self, name: str) -> frozenset[str]:
+        """One list, or every list for "all"."""
+        return self.services.blacklist_names() if name.lower() == "all" else frozenset((self.blacklist(name),))
+
+    def use_blacklist(self, run: Run, bl_name: frozenset[str]) -> int:
+        """Keep this message from going where the list says, or any list for "all"."""
         used = run.ctx.setdefault(USED_BLACKLISTS, set(self.services.blacklist_defaults()))
         if isinstance(used, set):
-            used.add(bl_name)
+            used |= bl_name
         return 1
 
-    def unuse_blacklist(self, run: Run, bl_name: str) -> int:
-        """Take use_blacklist() back."""
+    def unuse_blacklist(self, run: Run, bl_name: frozenset[str]) -> int:
+        """Take use_blacklist() back; "all" lets the message go anywhere, whichever lists count by default."""
         used = run.ctx.setdefault(USED_BLACKLISTS, set(self.services.blacklist_defaults()))
         if isinstance(used, set):
-            used.discard(bl_name)
+            used -= bl_name
         return 1
 
     def add_blacklist_rule(
@@ -307,8 +311,9 @@ class ServerFunctions:
             ParamDecl("proto", optional=True),
             ParamDecl("pattern", optional=True),
         )
-        add("use_blacklist", self.use_blacklist, (blacklist,))
-        add("unuse_blacklist", self.unuse_blacklist, (blacklist,))
+        chosen = ParamDecl("bl_name", fixup=prepared(self.chosen_blacklists))
+        add("use_blacklist", self.use_blacklist, (chosen,))
+        add("unuse_blacklist", self.unuse_blacklist, (chosen,))
         add("add_blacklist_rule", self.add_blacklist_rule, (*rule, ParamDecl("expire", "int", optional=True)))
         add("del_blacklist_rule", self.del_blacklist_rule, rule)
         add("check_blacklist_rule", self.check_blacklist_rule, rule)

@@ -109,6 +109,10 @@ class ScriptServices(ABC):
     def blacklist_known(self, name: str) -> bool:
         return False
 
+    def blacklist_names(self) -> frozenset[str]:
+        """All lists of the script."""
+        return frozenset()
+
     def blacklist_defaults(self) -> frozenset[str]:
         """The lists that count for a message unless the script says otherwise."""
         return frozenset()

@@ -231,6 +231,9 @@ class Services(ScriptServices):
     def blacklist_known(self, name: str) -> bool:
         return name in self._blacklist_names
 
+    def blacklist_names(self) -> frozenset[str]:
+        return self._blacklist_names
+
     def blacklist_defaults(self) -> frozenset[str]:
         return self._core.blacklists.defaults()
 

@@ -172,7 +172,10 @@ class FakeServices(ScriptServices):
         return [["a", 1], ["b", 2]] if query == "rows" else []
 
     def blacklist_known(self, name: str) -> bool:
-        return name == "pstn"
+        return name in self.blacklist_names()
+
+    def blacklist_names(self) -> frozenset[str]:
+        return frozenset(("pstn", "mobile"))
 
     def blacklist_add(self, name: str, address: str, port: int, proto: str, pattern: str, expire_s: int) -> int:
         self.rules.add((address, port, proto, pattern))

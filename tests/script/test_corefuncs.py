@@ -447,6 +447,12 @@ def test_blacklists_are_chosen_and_changed() -> None:
     assert used_blacklists(bench.run) == {"pstn"}
     assert bench.call("unuse_blacklist", "pstn") == 1
     assert used_blacklists(bench.run) == frozenset()
+    assert bench.call("use_blacklist", "all") == 1
+    assert used_blacklists(bench.run) == {"pstn", "mobile"}
+    assert bench.call("unuse_blacklist", "mobile") == 1
+    assert used_blacklists(bench.run) == {"pstn"}
+    assert bench.call("unuse_blacklist", "ALL") == 1
+    assert used_blacklists(bench.run) == frozenset()
     assert bench.call("check_blacklist_rule", "pstn", "10.0.0.1") == -1
     assert bench.call("add_blacklist_rule", "pstn", "10.0.0.1", 5060, "udp", "^x", 60) == 1
     assert bench.call("check_blacklist_rule", "pstn", "10.0.0.1", 5060, "udp", "^x") == 1
@@ -454,6 +460,8 @@ def test_blacklists_are_chosen_and_changed() -> None:
     assert bench.call("del_blacklist_rule", "pstn", "10.0.0.1", 5060, "udp", "^x") == -1
     with pytest.raises(ValueError, match="no blacklist"):
         bench.call("use_blacklist", "nope")
+    with pytest.raises(ValueError, match="no blacklist"):
+        bench.call("check_blacklist_rule", "all", "10.0.0.1")
 
 
 def test_an_event_carries_names_and_values() -> None:

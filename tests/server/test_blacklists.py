@@ -121,6 +121,8 @@ route {{
 	if ($rU == "here") use_blacklist("here");
 	if ($rU == "taken") {{ use_blacklist("here"); unuse_blacklist("here"); }}
 	if ($rU == "unusual") unuse_blacklist("usual");
+	if ($rU == "nobody") use_blacklist("all");
+	if ($rU == "free") unuse_blacklist("all");
 	if ($rU == "add") {{ add_blacklist_rule("now", "127.0.0.1", {callee}, "udp"); use_blacklist("now"); }}
 	if (!t_relay("no-auto-477")) {{ sl_send_reply(499, "t_relay $retcode"); }}
 }}
@@ -164,8 +166,10 @@ def test_t_relay_gives_minus_5_where_a_list_bars_the_way(loop: str, tmp_path: Pa
                 ]
                 assert await call("add_rule", {"name": "usual", "rule": rule, "expire": 60}) == "OK"
                 await refused("anybody")
-                sent("unusual")
-                assert await house.core.loop.run_in_executor(None, goes)
+                for user in ("unusual", "free"):
+                    sent(user)
+                    assert await house.core.loop.run_in_executor(None, goes)
+                await refused("nobody")
                 shown = await call("list", {"name": "usual"})
                 assert shown["flags"] == ["default", "expire"]
                 assert shown["Rules"][0]["IP"] == "127.0.0.1"
