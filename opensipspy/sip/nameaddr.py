@@ -12,7 +12,10 @@ from opensipspy.sip.uri import Uri, parse_uri
 
 _TAG: Final = ";tag="
 _ANGLE: Final = 60
-_DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n")
+# *(token LWS): token characters, and white space between. Then what phones write that leave out the quotes of a name in
+# other letters or with brackets (RFC 4475 §3.1.2.15 leaves it to us). What ends or begins something else in a header is
+# never a part of such a name, nor is a control character: there two readers might see two addresses.
+_DISPLAY_MARKS: Final = str.maketrans("", "", "-.!%*_+`'~ \t\r\n" + "()[]{}@/&$#?|^=")
 
 
 @mypyc_attr(acyclic=True)
@@ -115,6 +118,12 @@ def _refuse_spaces(found: NameAddr) -> None:
         raise ParseError("space or quote inside an address", found.uri_start)
 
 
+def _refuse_marks(name: str, offset: int) -> None:
+    for char in name:
+        if char.isascii() and not char.isalnum():
+            raise ParseError("display name must be quoted", offset)
+
+
 def parse_q(text: str) -> int:
     """A qvalue in thousandths, -1 when the text is none; more than three decimals are cut."""
     whole, _, decimals = text.partition(".")
@@ -176,15 +185,10 @@ def name_addr_in(text: str, start: int, end: int, plain: bool = False) -> NameAd
     elif angle > start:
         display = text[start:angle].rstrip(SPACES)
         if not display.isalnum():
-            # *(token LWS): token characters, and white space between.
-            if not display.isascii():
-                raise ParseError("display name must be quoted", start)
             rest = display.translate(_DISPLAY_MARKS)
             if rest and not rest.isalnum():
-                raise ParseError("display name must be quoted", start)
+                _refuse_marks(rest, start)
             display = " ".join(display.split())
-        elif not display.isascii():
-            raise ParseError("display name must be quoted", start)
         found.display = display
     if angle >= 0:
         close = text.find(">", angle, end)

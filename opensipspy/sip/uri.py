@@ -14,6 +14,8 @@ from opensipspy.sip.text import escapes_are_valid, is_digits, is_host, is_ipv6, 
 LONGEST_KEPT: Final = 256
 # Parameters that must be on both sides or on none (RFC 3261 §19.1.4).
 _COMPARED: Final = ("user", "ttl", "method", "maddr")
+# RFC 5031 §4, and what North American emergency networks use (NENA i3).
+_SERVICES: Final = ("service:", "nena:service:")
 _TEL_VISUAL: Final = str.maketrans("", "", "-.()")
 _TEL_DIGITS: Final = frozenset("0123456789abcdefABCDEF*#-.()")
 # Characters that mean something else when they are not escaped: "%41" is "A", but "%3b" is not ";".
@@ -26,7 +28,8 @@ class Uri:
 
     text: as it was given. scheme: lower case. user, password: escapes kept, "" when absent; for tel: user is the
     number. host: without brackets, as written; "" for tel: and unknown schemes. port: 0 when absent. params: raw with
-    the leading ";" ("" for none). headers: raw without "?". opaque: what follows a scheme other than sip, sips and tel.
+    the leading ";" ("" for none). headers: raw without "?". opaque: what follows a scheme other than sip, sips and tel;
+    of a service (urn:service:sos) the host is its name.
     """
 
     __slots__ = (
@@ -153,6 +156,8 @@ def parse_uri(text: str, offset: int = 0) -> Uri:
             if colon + 1 == len(text):
                 raise ParseError("URI with nothing after the scheme", offset)
             uri.opaque = text[colon + 1 :]
+            if scheme == "urn":
+                _note_service(uri)
             return uri
     if "%" in text and not escapes_are_valid(text):
         raise ParseError("bad escape in a URI", offset + text.index("%"))
@@ -212,6 +217,15 @@ def parse_uri(text: str, offset: int = 0) -> Uri:
     uri.host = host
     uri.host_text = host
     return uri
+
+
+def _note_service(uri: Uri) -> None:
+    """The host of `urn:service:sos` is what is asked for, as in OpenSIPS; other urn: URIs have none."""
+    name = uri.opaque.lower()
+    for prefix in _SERVICES:
+        if name.startswith(prefix) and is_host(name[len(prefix) :]):
+            uri.host = uri.opaque[len(prefix) :]
+            uri.host_text = uri.host
 
 
 def _port(text: str, offset: int) -> int:

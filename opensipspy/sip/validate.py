@@ -25,9 +25,9 @@ def validate_request(msg: Message) -> None:
     """Check the headers that routing rests on; ParseError with the status the sender deserves.
 
     Via parses; From, To, Call-ID and CSeq stand exactly once and parse; the method of CSeq is the request's; the
-    Request-URI parses (400) and has a scheme that can be routed (416); Max-Forwards is 0 to 255 and stands once. After
-    it `via`, `uri`, `from_`, `to`, `call_id`, `cseq_*` and `max_forwards` of the message raise nothing. A Max-Forwards
-    of 0 (483), Proxy-Require (420) and loops are for the script and the proxy to judge.
+    Request-URI parses (400) and has a scheme that can be routed or names a service (416); Max-Forwards is 0 to 255 and
+    stands once. After it `via`, `uri`, `from_`, `to`, `call_id`, `cseq_*` and `max_forwards` of the message raise
+    nothing. A Max-Forwards of 0 (483), Proxy-Require (420) and loops are for the script and the proxy to judge.
     """
     try:
         _check_request(msg)
@@ -54,7 +54,8 @@ def _check_request(msg: Message) -> None:
         # RFC 3261 §19.1.1: headers have no place in a Request-URI, and must not slip into a forwarded one.
         raise ParseError("Request-URI with headers", msg.ruri_start)
     scheme = uri.scheme
-    if scheme != "sip" and scheme != "sips" and scheme != "tel":
+    # A service (urn:service:sos is the emergency call, RFC 5031) has a host: where it goes is for the script to say.
+    if scheme != "sip" and scheme != "sips" and scheme != "tel" and not uri.host:
         raise ParseError("unsupported URI scheme", msg.ruri_start, 416)
 
 

@@ -54,6 +54,38 @@ def test_a_datagram_with_bare_line_feeds_leaves_with_crlf() -> None:
     assert (reply.status, reply.method) == (180, "INVITE")
 
 
+@pytest.mark.parametrize("uri", ["urn:service:sos", "URN:service:sos.fire", "urn:nena:service:sos", "tel:+1-555-0100"])
+def test_an_emergency_call_reaches_the_script(uri: str) -> None:
+    """RFC 5031 §4: where a service is found is for the proxy to find out, so it is no unsupported scheme."""
+    msg = parse(request(start=f"INVITE {uri} SIP/2.0"))
+    validate_request(msg)
+    assert msg.uri.host == uri.lower().partition("service:")[2]
+
+
+@pytest.mark.parametrize(
+    "uri", ["urn:isbn:0451450523", "urn:service:", "urn:service:a b", "urn:service:<x>", "http://x/"]
+)
+def test_what_is_no_service_is_refused(uri: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        validate_request(parse(request(start=f"INVITE {uri} SIP/2.0")))
+    assert caught.value.status in (400, 416)
+
+
+@pytest.mark.parametrize(
+    "name", ["Жанна Б", "José", "Andr\udce9", "Sales (day)", "100@pbx", "a/b & c = [d]", "J.R. O'Neil"]
+)
+def test_a_display_name_without_its_quotes(name: str) -> None:
+    """RFC 4475 §3.1.2.15 lets an element take what is meant: phones leave out the quotes of names in other letters."""
+    found = parse_name_addr(f"{name} <sip:a@example.com>;tag=1")
+    assert (found.display, found.uri, found.tag) == (name, "sip:a@example.com", "1")
+
+
+@pytest.mark.parametrize("name", ["Bell, Alexander", "sip:eve@example.com", "a;tag=2", 'a "b"', "a\\b", "a\0b", "a>b"])
+def test_a_display_name_with_two_meanings_is_refused(name: str) -> None:
+    with pytest.raises(ParseError):
+        parse_name_addr(f"{name} <sip:a@example.com>;tag=1")
+
+
 def test_line_feeds_among_line_ends_are_refused() -> None:
     """One reader's header would be another's text: nothing is guessed, and on a stream only CRLF ends a line."""
     plain = INVITE.replace(b"\r\n", b"\n")
