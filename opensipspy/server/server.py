@@ -76,7 +76,11 @@ LOAD_SAMPLE_S: Final = 1.0
 HOSTS_FILE: Final = "/etc/hosts"
 # The environment variable that names the DNS servers to ask instead of the system's.
 NAME_SERVERS: Final = "OPENSIPSPY_NAME_SERVERS"
+# The server's own status, which health checks ask for: a group with one identifier.
 STATUS_GROUP: Final = "core"
+STATUS_RUNNING: Final = 1
+STATUS_INITIALIZING: Final = -1
+STATUS_TERMINATING: Final = -2
 
 
 class LazyDns(DnsClient):
@@ -222,6 +226,7 @@ class Server:
         self.services: Services = loaded.services
         self.steps = Steps(self.core)
         self.core.receiver = self.steps.receive
+        self.core.status.add(STATUS_GROUP, status=STATUS_INITIALIZING, details="initializing")
         self.routes = Routes(self.core)
         self._reloading = asyncio.Lock()
         self.control = Control(self)
@@ -310,6 +315,8 @@ class Server:
         self.network.serve()
         self.core.every(LOAD_SAMPLE_S, self._every_second)
         self._every_second()
+        self.core.status.set_status(STATUS_GROUP, STATUS_RUNNING, "running")
+        self.core.status.report(STATUS_GROUP, "started, ready for requests")
 
     def _limit_process(self) -> None:
         if self.loaded.globals.disable_core_dump:
@@ -485,6 +492,8 @@ class Server:
 
     async def drain(self) -> None:
         """Take nothing new, and give what is running a moment to end."""
+        self.core.status.set_status(STATUS_GROUP, STATUS_TERMINATING, "terminating")
+        self.core.status.report(STATUS_GROUP, "terminating")
         self.steps.draining = True
         self.routes.close()
         for transport in self.network.streams():

@@ -56,6 +56,28 @@ def test_an_answer_that_comes_while_it_stops_still_reaches_the_caller(loop: str,
     play(loop, scene)
 
 
+def test_health_checks_see_the_server_itself(loop: str, tmp_path: Path) -> None:
+    """The status group `core` of OpenSIPS: 1 while it runs, -2 when it is told to end and takes no more."""
+    port = free_port()
+
+    async def scene() -> None:
+        with Peer(port) as caller, Peer(port) as callee:
+            options = relaying(tmp_path, port, callee)
+            async with running(load(options), options) as house:  # type: ignore[arg-type]
+                mi = house.server.core.mi
+                running_now = {"Readiness": True, "Status": 1, "Details": "running"}
+                assert await mi.call("sr_get_status", {"group": "core"}) == running_now
+                caller.send(request("INVITE"))
+                await callee.receive()
+                house.server.stop()
+                await settled(lambda: house.server.steps.draining)
+                terminating = {"Readiness": False, "Status": -2, "Details": "terminating"}
+                assert await mi.call("sr_get_status", {"group": "core"}) == terminating
+                assert await asyncio.wait_for(house.task, STOP_LIMIT_S) == 0
+
+    play(loop, scene)
+
+
 def test_a_call_that_rings_on_does_not_hold_the_stop_up(loop: str, tmp_path: Path) -> None:
     port = free_port()
 
