@@ -593,9 +593,20 @@ class TransactionLayer:
                 self.end_phony(branch, now)
 
     def winner(self, transaction: Transaction) -> Branch:
-        """The branch whose response counts, among the latest set (section 16.7 step 6)."""
+        """The branch whose response counts, among the latest set (section 16.7 step 6).
+
+        A caller who cancelled hears the 487 of a branch, though another one had failed before with something else.
+        """
         latest = transaction.branches[transaction.first :]
-        best = best_branch([b for b in latest if not b.discarded] or latest)
+        ended = [b for b in latest if not b.discarded] or latest
+        best: Branch | None = None
+        if transaction.cancelled:
+            for branch in ended:
+                if branch.status == 487 and not branch.phony:
+                    best = branch
+                    break
+        if best is None:
+            best = best_branch(ended)
         transaction.final = best
         return best
 

@@ -354,8 +354,17 @@ class Transaction(Timed):
 
     @property
     def pending(self) -> bool:
-        """Whether a branch of the latest set still waits for its final response."""
-        return any(branch.status < 200 and not branch.minor for branch in self.branches)
+        """Whether a branch still waits for its final response that others wait for.
+
+        Nobody waits for a minor branch, except while no other one of the latest set has ended: it may be the only one.
+        """
+        rings = False
+        for branch in self.branches:
+            if branch.status < 200:
+                if not branch.minor:
+                    return True
+                rings = True
+        return rings and all(b.status < 200 or b.discarded for b in self.branches[self.first :])
 
     @property
     def ended(self) -> bool:

@@ -606,6 +606,49 @@ def test_nobody_waits_for_a_minor_branch() -> None:
     assert bench.words() == ["ACK 192.0.2.20", "CANCEL 192.0.2.30", "486"]
 
 
+@pytest.mark.parametrize("in_failure", [False, True])
+def test_a_call_with_minor_branches_only_waits_for_the_first_of_them(in_failure: bool) -> None:
+    """tm manual, minor_branch_flag: nothing goes upstream, and no failure_route runs, before one has ended."""
+    bench = TmBench(minor_branch_flag="MINOR")
+    asyncio.run(bench.tm.start())
+    minor = bench.core.flags.mask("branch", "MINOR")
+    failures: list[Any] = []
+
+    def fork(run: Run) -> None:
+        run.branch_flags |= minor
+        run.branches = [Branch(CAROL, flags=minor)]
+        assert bench.call("t_relay", run) == 1
+
+    def again(run: Run) -> int:
+        failures.append(bench.core.read("$T_reply_code", run))
+        fork(run)
+        return 1
+
+    def seen(run: Run) -> int:
+        failures.append(bench.core.read("$T_reply_code", run))
+        return 1
+
+    bench.failure("again", again)
+    bench.failure("seen", seen)
+    run = bench.run()
+    if in_failure:
+        bench.call("t_on_failure", run, "again")
+        bench.call("t_relay", run)
+        bench.answer(bench.take()[1], 404)
+        bench.call("t_on_failure", run, "seen")
+        _, bob, carol = bench.take()
+    else:
+        bench.call("t_on_failure", run, "seen")
+        fork(run)
+        _, bob, carol = bench.take()
+    assert failures == ([404] if in_failure else [])
+    bench.answer(carol, 183)
+    assert bench.words() == ["183"]
+    bench.answer(bob, 486)
+    assert bench.words() == ["ACK 192.0.2.20", "CANCEL 192.0.2.30", "486"]
+    assert failures[-1] == 486
+
+
 def test_no_cancel_when_the_caller_wants_all_answers() -> None:
     """RFC 3841 §9.1, t_relay flag allow-no-cancel."""
     bench = TmBench()
@@ -774,6 +817,27 @@ def test_a_cancelled_call_runs_its_failure_route_but_cannot_go_on() -> None:
     bench.answer(invite, 487)
     assert bench.words() == ["ACK 192.0.2.20", "487"]
     assert results == [1, -3]
+
+
+def test_a_caller_who_cancels_hears_487_though_another_branch_had_failed_before() -> None:
+    """RFC 3261 §16.7 step 6 leaves the choice within a class; records of cancelled calls say 487, as in OpenSIPS."""
+    bench = TmBench()
+    codes: list[Any] = []
+
+    def look(run: Run) -> int:
+        codes.append(bench.core.read("$T_reply_code", run))
+        return 1
+
+    bench.failure("look", look)
+    bench.invite(CAROL, arm={"t_on_failure": "look"})
+    _, bob, carol = bench.take()
+    bench.answer(bob, 404)
+    bench.answer(carol, 180)
+    bench.cancel()
+    bench.words()
+    bench.answer(carol, 487, to_tag="c1")
+    assert bench.words() == ["ACK 192.0.2.30", "487"]
+    assert codes == [487]
 
 
 def test_reply_routes_of_the_branch_and_of_the_transaction_run_in_that_order() -> None:
