@@ -26,14 +26,13 @@ from opensipspy.sip.tables import (
     H_VIA,
 )
 
-_TOKEN: Final = r"[-.!%*_+`'~A-Za-z0-9]+"
 # An address in brackets, perhaps with a name in front, and nothing behind it but a tag.
 _ADDRESS: Final = (
-    r"""(?:"[^"\\\t\r\n]*" ?|(?:[-.!%*_+`'~A-Za-z0-9]+ )*)<[^<>" \t\r\n]+>(?:;tag=([-.!%*_+`'~A-Za-z0-9]+))?"""
+    r"""(?:"[^"\\\t\r\n]*" ?|[-.!%*_+`'~A-Za-z0-9 ]*)<[^<>" \t\r\n]+>(?:;tag=([-.!%*_+`'~A-Za-z0-9]+)|)"""
 )
 _VALUES: Final = {
     # Sent-protocol and sent-by, a branch, further parameters; and other hops behind a comma.
-    H_VIA: r"""((SIP/2\.0/[^;, "\t\r\n]+ [^;, "\t\r\n]+);branch=([^;, "\t\r\n]+)((?:;[^,"\t\r\n]*)?))(?:,.*)?""",
+    H_VIA: r"""((SIP/2\.0/[^;, "\t\r\n]+ [^;, "\t\r\n]+);branch=([^;, "\t\r\n]+)(;[^,"\t\r\n]*|))(?:,.*|)""",
     H_FROM: _ADDRESS,
     H_TO: _ADDRESS,
     H_CALL_ID: r"([^ \t\r\n]+)",
