@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority
+from tests.scenarios.oracle import digest_hash
 from tests.scenarios.peer import until
 from tests.scenarios.server import ServerProcess, shipped
 
@@ -28,7 +29,7 @@ sip_listen 127.0.0.1:PORT
 audio_source aubridge,nil
 audio_player aubridge,nil
 audio_alert aubridge,nil
-call_max_calls 1
+call_max_calls CALLS
 module_path MODULES
 module g711.so
 module aubridge.so
@@ -47,15 +48,17 @@ def modules_folder() -> str:
 
 
 class Baresip:
-    """One phone with one account; bob answers by himself."""
+    """One phone with one account; bob and carol answer by themselves."""
 
-    def __init__(self, folder: Path, user: str, password: str, port: int, server: str, transport: str) -> None:
+    def __init__(
+        self, folder: Path, user: str, password: str, port: int, server: str, transport: str, calls: int = 1
+    ) -> None:
         self.folder = folder / f"baresip-{user}"
         self.folder.mkdir()
         self.output = self.folder / "output"
-        config = CONFIG.replace("PORT", str(port)).replace("MODULES", modules_folder())
+        config = CONFIG.replace("PORT", str(port)).replace("MODULES", modules_folder()).replace("CALLS", str(calls))
         (self.folder / "config").write_text(config, encoding="utf-8")
-        answer = "auto" if user == "bob" else "manual"
+        answer = "auto" if user in ("bob", "carol") else "manual"
         account = (
             f"<sip:{user}@127.0.0.1;transport={transport}>;auth_user={user};auth_pass={password};regint=60;"
             f'outbound="sip:{server};transport={transport};lr";answermode={answer}\n'
@@ -174,3 +177,54 @@ def test_two_phones_call_over_tls(
     bob.expect("Call established")
     alice.type("/hangup")
     bob.expect("BYE sip:")
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_call_is_held_and_handed_on(
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    start_server: Callable[..., ServerProcess],
+    phones: list[Baresip],
+    transport: str,
+) -> None:
+    """RFC 3261 §14 and RFC 3515: alice holds bob, takes him back, sends him to carol; dave finds carol busy."""
+    users = ("bob", "carol", "alice", "dave")
+    prepare = [sys.executable, "-m", "opensipspy", "quickstart", "--directory", str(tmp_path), "--prepare-only"]
+    subprocess.run(prepare, cwd=tmp_path, capture_output=True, check=True)
+    with closing(sqlite3.connect(tmp_path / "opensipspy.sqlite")) as connection:
+        connection.execute("DELETE FROM subscriber")
+        for user in users:
+            digests = [digest_hash(kind, f"{user}:127.0.0.1:open") for kind in ("MD5", "SHA-256", "SHA-512-256")]
+            connection.execute(
+                "INSERT INTO subscriber (username, domain, password, ha1, ha1_sha256, ha1_sha512t256)"
+                " VALUES (?, '127.0.0.1', 'open', ?, ?, ?)",
+                (user, *digests),
+            )
+        connection.commit()
+    port = free_port()
+    script = "tcp_connect_timeout=10000\n" + shipped("opensips.cfg").replace("127.0.0.1:5060", f"127.0.0.1:{port}")
+    start_server(script.replace('"port", 8888', f'"port", {free_port()}'))
+    for user in users:
+        calls = 2 if user == "bob" else 1
+        phones.append(Baresip(tmp_path, user, "open", free_port(), f"127.0.0.1:{port}", transport, calls))
+        phones[-1].start()
+        phones[-1].expect("200 OK")
+    bob, carol, alice, dave = phones
+    alice.type("/dial sip:bob@127.0.0.1")
+    alice.expect("Call established")
+    bob.expect("Call established")
+
+    alice.type("/hold")
+    bob.expect("a=sendonly")
+    alice.expect("a=recvonly")
+    alice.type("/resume")
+    until(lambda: bob.shown().rfind("a=sendrecv") > bob.shown().rfind("a=recvonly"), what="the call taken back")
+
+    alice.type("/transfer sip:carol@127.0.0.1")
+    bob.expect("REFER sip:bob")
+    carol.expect("Call established")
+    alice.expect("Subscription-State: terminated")
+    alice.expect("BYE sip:")
+
+    dave.type("/dial sip:carol@127.0.0.1")
+    dave.expect("SIP/2.0 486 ")
