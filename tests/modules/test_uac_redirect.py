@@ -47,6 +47,23 @@ def test_the_contacts_are_called_the_best_first() -> None:
     ]
 
 
+def test_the_way_to_the_redirect_server_is_not_taken_again() -> None:
+    """RFC 3261 §16.5: the Contact is a new target; the next hop and the Path of the old one do not lead there."""
+    bench = TmBench()
+    asyncio.run(bench.core.add(UacRedirect()).start())
+    bench.failure("redirect", lambda run: follow(bench, run))
+    run = bench.run()
+    run.dst_uri, run.path = "sip:192.0.2.99:5090", "<sip:192.0.2.99:5090;lr>"
+    assert bench.call("t_on_failure", run, "redirect") == 1
+    assert bench.call("t_relay", run) == 1
+    bench.end(run)
+    (sent,) = [msg for msg in bench.take() if msg.is_request]
+    assert (sent.source.address, len(sent.routes)) == ("192.0.2.99", 1)
+    bench.answer(sent, 302, headers="Contact: <sip:x@192.0.2.61>\r\n")
+    (again,) = [msg for msg in bench.take() if msg.method == "INVITE" and msg.is_request]
+    assert (again.ruri, again.source.address, again.routes) == ("sip:x@192.0.2.61", "192.0.2.61", [])
+
+
 def test_all_redirected_branches_count() -> None:
     """The manual: the contacts are gathered from all 3xx branches."""
     assert redirected("<sip:x@192.0.2.61>", more=(CAROL, "<sip:y@192.0.2.62>")) == [
