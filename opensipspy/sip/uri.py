@@ -73,10 +73,11 @@ class Uri:
         if found is None:
             found = []
             if self.params:
-                for piece in self.params[1:].split(";"):
-                    name, _, value = piece.partition("=")
-                    found.append(name.lower())
-                    found.append(value)
+                for piece in self.params.split(";"):
+                    if piece:
+                        name, _, value = piece.partition("=")
+                        found.append(name.lower())
+                        found.append(value)
             self._params = found
         return found
 
@@ -188,7 +189,8 @@ def parse_uri(text: str, offset: int = 0) -> Uri:
     if semicolon >= 0:
         uri.params = text[semicolon:end]
         end = semicolon
-        if ";;" in uri.params or uri.params[-1] == ";" or ";=" in uri.params:
+        # A ";" with nothing after it is written by some phones, in Contact: what is sent to them in a call has it too.
+        if ";=" in uri.params:
             raise ParseError("URI parameter without a name", offset + semicolon)
         if uri.params.count(";") > 64:
             raise ParseError("too many URI parameters", offset + semicolon)

@@ -199,10 +199,8 @@ def _read_params(via: Via, offset: int) -> None:
 
 
 def _via_port(text: str, offset: int) -> int:
-    found = number(text if text.isdigit() else text.strip(SPACES), 65535, "port of a Via", offset)
-    if found == 0:
-        raise ParseError("port of a Via is zero", offset)
-    return found
+    """The port of a sent-by. 0, which phones write that do not know theirs, is as if there were none."""
+    return number(text if text.isdigit() else text.strip(SPACES), 65535, "port of a Via", offset)
 
 
 def broken_via_in(text: str, start: int, end: int) -> Via:

@@ -27,7 +27,7 @@ def test_the_second_message_of_a_peer_says_what_the_first_did() -> None:
     assert list(memo.hops) == ["SIP/2.0/UDP " + VIA.decode()]
 
 
-@pytest.mark.parametrize("sent_by", [b"a_b:c", b"192.0.2.9:0", b"[2001:db8::g]:5060", b"a b:5060"])
+@pytest.mark.parametrize("sent_by", [b"a_b:c", b"192.0.2.9:70000", b"[2001:db8::g]:5060", b"a b:5060"])
 def test_a_broken_hop_is_refused_every_time(sent_by: bytes) -> None:
     memo = Memo()
     for _ in range(2):

@@ -86,6 +86,12 @@ def test_a_display_name_with_two_meanings_is_refused(name: str) -> None:
         parse_name_addr(f"{name} <sip:a@example.com>;tag=1")
 
 
+def test_port_zero_in_a_via_is_none() -> None:
+    """RFC 3261 §18.2.2 has a port to answer to when there is none, and RFC 3581 asks for none."""
+    via = parse_via("SIP/2.0/UDP 192.0.2.9:0;rport;branch=z9hG4bK1")
+    assert (via.host, via.port, via.branch) == ("192.0.2.9", 0, "z9hG4bK1")
+
+
 def test_line_feeds_among_line_ends_are_refused() -> None:
     """One reader's header would be another's text: nothing is guessed, and on a stream only CRLF ends a line."""
     plain = INVITE.replace(b"\r\n", b"\n")

@@ -43,13 +43,21 @@ def test_tel() -> None:
         "", "sip", "sip:", ":x", "sip:@host", "sip:a@", "sip:a@b@c", "sip:a@b:", "sip:a@b:0", "sip:a@b:70000",
         "sip:a@b:5060x", "sip:a b@c", "sip:<a@b>", 'sip:"a"@b', "sip:a%4@b", "sip:a%zz@b", "sip:a@[::1",
         "sip:a@[1::2::3]",
-        "sip:a@[::1]x", "sip:a@b;;lr", "sip:a@b;", "tel:", "tel:+", "tel:abz", "sip:a@b..c", "sip:a@\u00e9", "1:x",
+        "sip:a@[::1]x", "sip:a@b;=x", "tel:;", "tel:", "tel:+", "tel:abz", "sip:a@b..c", "sip:a@\u00e9", "1:x",
     ],
 )  # fmt: skip
 def test_broken_uris(text: str) -> None:
     with pytest.raises(ParseError) as caught:
         parse_uri(text)
     assert caught.value.status == 400
+
+
+def test_a_semicolon_with_nothing_after_it() -> None:
+    """Some phones write their Contact so, and what is sent to them in a call has it as Request-URI."""
+    uri = parse_uri("sip:a@b:5070;;transport=tcp;")
+    assert (uri.host, uri.port, uri.transport, uri.param_list()) == ("b", 5070, "tcp", ["transport", "tcp"])
+    assert uri_equal("sip:a@b;", "sip:a@b")
+    assert not uri_equal("sip:a@b;transport=tcp;", "sip:a@b;")
 
 
 # RFC 3261 §19.1.4, its own lists of examples.
