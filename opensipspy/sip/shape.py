@@ -27,9 +27,7 @@ from opensipspy.sip.tables import (
 )
 
 # An address in brackets, perhaps with a name in front, and nothing behind it but a tag.
-_ADDRESS: Final = (
-    r"""(?:"[^"\\\t\r\n]*" ?|[-.!%*_+`'~A-Za-z0-9 ]*)<[^<>" \t\r\n]+>(?:;tag=([-.!%*_+`'~A-Za-z0-9]+)|)"""
-)
+_ADDRESS: Final = r"""(?:"[^"\\\t\r\n]*" ?|[-.!%*_+`'~A-Za-z0-9 ]*)<[^<>" \t\r\n]+>(?:;tag=([-.!%*_+`'~A-Za-z0-9]+)|)"""
 _VALUES: Final = {
     # Sent-protocol and sent-by, a branch, further parameters; and other hops behind a comma.
     H_VIA: r"""((SIP/2\.0/[^;, "\t\r\n]+ [^;, "\t\r\n]+);branch=([^;, "\t\r\n]+)(;[^,"\t\r\n]*|))(?:,.*|)""",
