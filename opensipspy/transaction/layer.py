@@ -82,6 +82,22 @@ FORWARD: Final = 1
 FINISHED: Final = 2
 
 
+# Requests that a CANCEL may name although it cannot stop them.
+_NOT_CANCELLED: Final = (
+    "OPTIONS",
+    "REGISTER",
+    "MESSAGE",
+    "BYE",
+    "INFO",
+    "UPDATE",
+    "PRACK",
+    "SUBSCRIBE",
+    "NOTIFY",
+    "REFER",
+    "PUBLISH",
+)
+
+
 class Random(Protocol):
     """A source of unpredictable numbers."""
 
@@ -189,6 +205,15 @@ class TransactionLayer:
         """The INVITE transaction that a CANCEL means (section 9.2)."""
         settings = self.settings
         return self._servers.get(server_key(msg, "INVITE", settings.ruri_matching, settings.via1_matching))
+
+    def find_uncancellable(self, msg: Message) -> Transaction | None:
+        """The transaction of another method that a CANCEL means: it is answered 200 and has no effect (section 9.2)."""
+        settings = self.settings
+        for method in _NOT_CANCELLED:
+            found = self._servers.get(server_key(msg, method, settings.ruri_matching, settings.via1_matching))
+            if found is not None:
+                return found
+        return None
 
     def find_local_2xx(self, msg: Message) -> Transaction | None:
         """The INVITE transaction whose 2xx, made here, an ACK acknowledges (section 13.3.1.4)."""

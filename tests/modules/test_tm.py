@@ -10,6 +10,7 @@ import pytest
 from opensipspy import sip
 from opensipspy.module import LocateError, NoSocketError, ParamError, Target
 from opensipspy.modules.tm import Tm
+from opensipspy.modules.tm.flow import MOST_ANSWERS
 from opensipspy.script import kinds
 from opensipspy.script.patterns import Pattern
 from opensipspy.script.run import VIA_FORCE_RPORT, VIA_LOCAL_RPORT, Branch, Run
@@ -838,6 +839,37 @@ def test_a_caller_who_cancels_hears_487_though_another_branch_had_failed_before(
     bench.answer(carol, 487, to_tag="c1")
     assert bench.words() == ["ACK 192.0.2.30", "487"]
     assert codes == [487]
+
+
+def test_a_cancel_for_another_request_than_an_invite_is_answered_and_has_no_effect() -> None:
+    """RFC 3261 §9.2: 200 whatever the method of the matching request is, which goes on; 481 is for unknown ones."""
+    bench = TmBench()
+    run = bench.run("MESSAGE")
+    bench.call("t_relay", run)
+    message = bench.take()[0]
+    assert bench.cancel() == 1
+    assert bench.words() == ["200"]
+    assert not bench.transaction(run).cancelled
+    bench.answer(message, 202)
+    assert bench.words() == ["202"]
+    other = bench.run("CANCEL", via="SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-other")
+    assert bench.call("t_check_trans", other) == -1
+
+
+def test_a_phone_that_answers_under_ever_new_tags_takes_no_more_memory() -> None:
+    """RFC 6026 §7.1: each of its 2xx goes upstream, but not every one is kept for its copies."""
+    bench = TmBench()
+    run = bench.invite()
+    invite = bench.take()[1]
+    for number in range(100):
+        bench.answer(invite, 200, to_tag=f"t{number}")
+    assert bench.words() == ["200"] * 100
+    kept = bench.transaction(run).branches[0].to_tags
+    assert kept is not None
+    assert len(kept) == MOST_ANSWERS
+    for number in (0, 99):
+        bench.answer(invite, 200, to_tag=f"t{number}")
+    assert [msg.to_tag for msg in bench.take()] == ["t0", "t99"]
 
 
 def test_reply_routes_of_the_branch_and_of_the_transaction_run_in_that_order() -> None:

@@ -119,7 +119,7 @@ class TmCommands(TmLocal):
     ) -> Any:
         """Send a request and give its final reply; `headers` has at least From and To.
 
-        Message: header lines and body of the reply. RURI, Next-hop: of later requests, when an INVITE was answered.
+        Message: header lines and body of the reply. RURI, Next-hop: of later requests, when it was answered.
         """
         if not is_token(method) or method in ("ACK", "CANCEL"):
             raise MiError(400, "Invalid method")
@@ -155,7 +155,7 @@ class TmCommands(TmLocal):
         answer: dict[str, Any] = {"Status": f"{reply.status} {reply.reason}"}
         if message is None:
             return answer
-        if method == "INVITE" and reply.status < 300 and message.contacts:
+        if reply.status < 300 and message.contacts:
             routes = message.record_routes
             answer["RURI"] = message.contacts[0].uri
             answer["Next-hop"] = routes[-1].uri if routes else answer["RURI"]

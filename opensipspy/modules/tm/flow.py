@@ -112,6 +112,9 @@ TRYING_REASON: Final = "Giving it a try"
 MAX_HEADERS: Final = 16384
 """Most characters of header lines that a script may attach to one transaction."""
 
+MOST_ANSWERS: Final = 64
+"""2xx of different phones that are kept for one branch; the copies of further ones pass the script anew."""
+
 
 class Armed:
     """What the script asked for before the transaction was made."""
@@ -372,8 +375,10 @@ class Flow(Hooks):
         if msg.method == "ACK":
             return 0 if self.absorb_ack(msg) else self._forward_ack(run, proxy)
         transaction = transaction_of(run)
-        if msg.method == "CANCEL" and (invite := self.layer.find_cancelled(msg)) is not None:
-            return self._relay_cancel(run, invite, flags)
+        if msg.method == "CANCEL":
+            meant = self.layer.find_cancelled(msg) or self.layer.find_uncancellable(msg)
+            if meant is not None:
+                return self._relay_cancel(run, meant, flags)
         made = transaction is None
         if transaction is None:
             result = self.new_transaction(run)
@@ -392,7 +397,7 @@ class Flow(Hooks):
         run.handled = True
         transaction.to_tag = self.tag_of(invite)
         self.reply_locally(transaction, 200, "canceling", run)
-        if invite.answered or invite.cancelled:
+        if not invite.invite or invite.answered or invite.cancelled:
             return 1
         reason = armed(run).reason
         if not reason and flags & PASS_REASON:
@@ -851,7 +856,8 @@ class Flow(Hooks):
         if 200 <= status < 300 and transaction.invite:
             if branch.to_tags is None:
                 branch.to_tags = {}
-            branch.to_tags[to_tag] = data
+            if len(branch.to_tags) < MOST_ANSWERS:
+                branch.to_tags[to_tag] = data
         more = transaction.uas_status >= 200  # another phone has answered as well: the transaction counts once
         if self.layer.reply(transaction, status, data, to_tag, False, self.core.now()):
             self._replied(transaction, status, msg, more)
@@ -1113,7 +1119,8 @@ class Flow(Hooks):
             ack = self.tm.dialog_ack(branch, reply)
             if branch.to_tags is None:
                 branch.to_tags = {}
-            branch.to_tags[reply.to_tag] = ack
+            if len(branch.to_tags) < MOST_ANSWERS:
+                branch.to_tags[reply.to_tag] = ack
         if self._counts:
             self._count_final(status)
         self.fire(LOCAL_COMPLETED, transaction, transaction.run, reply, status)

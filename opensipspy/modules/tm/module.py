@@ -105,7 +105,7 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
     def t_check_trans(self, run: Run) -> int:
         """Whether the request belongs to a transaction.
 
-        A retransmission gets the last reply again and ends the script. True for a CANCEL whose INVITE is known and
+        A retransmission gets the last reply again and ends the script. True for a CANCEL whose request is known and
         for the ACK of a failure; -2 for the end-to-end ACK of a 2xx, -1 for everything else.
         """
         msg = run.msg
@@ -120,7 +120,7 @@ class Tm(TmVariables, TmCommands, TmWrites, TmAnycast):
             if repeated is not None:
                 layer.retransmission(repeated, self.core.now())
                 return 0
-            return 1 if layer.find_cancelled(msg) is not None else -1
+            return 1 if layer.find_cancelled(msg) is not None or layer.find_uncancellable(msg) is not None else -1
         if current is not None:
             return 1 if run.kind == BRANCH else -1
         found = layer.find(msg)
