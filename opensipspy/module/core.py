@@ -211,6 +211,10 @@ class Core(ABC):
         """Call `callback(run)` after the script has ended for a request."""
 
     @abstractmethod
+    def on_copy(self, callback: Callable[[Run], None]) -> None:
+        """Call `callback(run)` when a copy of a request comes whose script, with `run`, is still waiting."""
+
+    @abstractmethod
     def send_reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
         """Answer the request of `run`, through its transaction when there is one. Returns a script result."""
 

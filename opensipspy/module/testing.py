@@ -137,6 +137,7 @@ class FakeCore(Core):
         self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
         self.before: list[Callable[[Run], bool | None]] = []
         self.after: list[Callable[[Run], None]] = []
+        self.copies: list[Callable[[Run], None]] = []
         self.tasks: set[asyncio.Task[Any]] = set()
         self._timers: list[FakeTimer] = []
         self._order = 0
@@ -344,6 +345,9 @@ class FakeCore(Core):
 
     def after_script(self, callback: Callable[[Run], None]) -> None:
         self.after.append(callback)
+
+    def on_copy(self, callback: Callable[[Run], None]) -> None:
+        self.copies.append(callback)
 
     def send_reply(self, run: Run, code: int, reason: str, headers: str = "", body: bytes = b"") -> int:
         self.replies.append(Replied(run, code, reason, headers, body))

@@ -136,6 +136,7 @@ class ServerCore(Core):
         # What takes messages from the network.
         self.receiver: Callable[[bytes, Peer, Socket], None] | None = None
         self.after: list[Callable[[Run], None]] = []
+        self.copies: list[Callable[[Run], None]] = []
         self.reply_handlers: list[Callable[[Run], bool | Awaitable[bool]]] = []
         # Flags of messages and branches that no connection may be opened for.
         self.no_connection_reply = 0
@@ -561,6 +562,9 @@ class ServerCore(Core):
 
     def after_script(self, callback: Callable[[Run], None]) -> None:
         self.after.append(callback)
+
+    def on_copy(self, callback: Callable[[Run], None]) -> None:
+        self.copies.append(callback)
 
     # -- replies
 

@@ -207,6 +207,8 @@ class Steps:
             return False
         if msg.method == gate.method:
             self._core.counters.absorbed.inc()
+            for callback in self._core.copies:
+                callback(gate.run)
             return True
         if gate.run.transaction is not None:
             # There is something to cancel, and to acknowledge, already.

@@ -257,10 +257,12 @@ def test_a_copy_of_an_answered_invite_is_absorbed(site: Site) -> None:
 
 
 def test_copies_of_an_invite_while_the_script_waits(site: Site) -> None:
-    """RFC 3261 §17.2.3: three copies are one request, also while there is no transaction yet."""
+    """RFC 3261 §17.2.3, §17.2.1: three copies are one request, and each hears 100 before the script goes on."""
     text = site.invite("wait")
     site.caller.send(text)
     site.caller.send(text)
+    for _ in range(3):
+        site.caller.expect(100)
     invite = site.a.expect("INVITE")
     site.refuse(site.a, invite, 486)
     site.a.expect_nothing()

@@ -348,6 +348,13 @@ class Flow(Hooks):
         self.arm()
         return True
 
+    def copy_came(self, run: Run) -> None:
+        """A request came again while its script waits: what its sender was told, 100 mostly, is told once more."""
+        transaction = transaction_of(run)
+        if transaction is not None and not transaction.local:
+            self.layer.retransmission(transaction, self.core.now())
+            self.arm()
+
     def release_unused(self, run: Run) -> None:
         """The script has ended: a transaction that nothing was sent for would never end, so it is let go."""
         transaction = transaction_of(run)

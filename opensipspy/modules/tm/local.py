@@ -29,6 +29,7 @@ class TmLocal(TmBase):
         self.flow = Flow(self, core, self.settings())
         core.on_reply(self.flow.receive_reply)
         core.after_script(self.flow.release_unused)
+        core.on_copy(self.flow.copy_came)
 
     async def request(
         self,
