@@ -48,23 +48,20 @@ def connection_flag(core: Core, kind: str, parameter: str) -> int:
     return core.flags.mask(kind, str(name)) if name else 0
 
 
-def redirection(run: Run, received: str = "") -> str:
-    """The Contact line of a 3xx that is made here (RFC 3261 §8.3): the Request-URI, when the script has changed it from
-    `received`, and the branches that it has added. "" when there are none."""
-    found = [uris.contact(run.ruri, run.q)] if run.ruri and run.ruri != (received or run.msg.ruri) else []
+def redirection(run: Run) -> str:
+    """The Contact line of a 3xx that is made here (RFC 3261 §8.3): the Request-URI, when the script has changed it, and
+    the branches that it has added. "" when there are none."""
+    found = [uris.contact(run.ruri, run.q)] if run.ruri and run.ruri != run.msg.ruri else []
     branches = run.added_branches()
     if branches:
         found += [uris.contact(branch.uri, branch.q) for branch in branches]
     return f"Contact: {', '.join(found)}\r\n" if found else ""
 
 
-def take_reply_additions(run: Run, code: int, headers: str, body: bytes, received: str = "") -> tuple[str, bytes]:
-    """Headers and body of a reply with what the script added; a final reply uses them up.
-
-    received: the Request-URI that the route began with, when that was not the message's.
-    """
+def take_reply_additions(run: Run, code: int, headers: str, body: bytes) -> tuple[str, bytes]:
+    """Headers and body of a reply with what the script added; a final reply uses them up."""
     if 300 <= code < 400 and run.msg.is_request:
-        headers += redirection(run, received)
+        headers += redirection(run)
     if run.reply_edits:
         headers += "".join(run.reply_edits)
         if code >= 200:

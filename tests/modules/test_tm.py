@@ -930,6 +930,31 @@ def test_reply_routes_see_the_avps_of_the_transaction_only_in_mode_1() -> None:
         assert seen == [value]
 
 
+def test_a_failure_route_begins_as_the_request_came() -> None:
+    """As in OpenSIPS since 3.1: a voicemail that is chosen by its host is not called at the address of the phone that
+    did not answer, nor through its Path, its socket or with its flags."""
+    bench = TmBench()
+
+    def voicemail(run: Run) -> int:
+        seen = (run.ruri, run.dst_uri, run.path, run.q, run.branch_flags, run.socket_out)
+        assert seen == (run.msg.ruri, "", "", -1, 0, None)
+        run.ruri = DAVE
+        return int(bench.call("t_relay", run))
+
+    bench.failure("voicemail", voicemail)
+    run = bench.run()
+    run.ruri, run.dst_uri, run.path = CAROL, "sip:192.0.2.99:5090", "<sip:192.0.2.99:5090;lr>"
+    run.q, run.branch_flags, run.socket_out = 300, 2, bench.core.sockets[0]
+    bench.call("t_on_failure", run, "voicemail")
+    bench.call("t_relay", run)
+    bench.end(run)
+    sent = bench.take()[1]
+    assert (sent.ruri, sent.source.address) == (CAROL, "192.0.2.99")
+    bench.answer(sent, 486)
+    (again,) = [msg for msg in bench.take() if msg.method == "INVITE" and msg.is_request]
+    assert (again.ruri, again.source.address, again.routes) == (DAVE, "192.0.2.40", [])
+
+
 def test_message_and_branch_flags_travel_with_the_transaction() -> None:
     """tm manual, per-branch flags."""
     bench = TmBench()
@@ -950,7 +975,7 @@ def test_message_and_branch_flags_travel_with_the_transaction() -> None:
     bench.call("t_on_failure", run, "look")
     bench.call("t_relay", run)
     bench.answer(bench.take()[1], 486)
-    assert seen == [(1, 2), (5, 10)]
+    assert seen == [(1, 2), (5, 0)], "a failure_route begins without the flags of the branch that failed"
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------

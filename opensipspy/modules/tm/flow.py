@@ -928,9 +928,9 @@ class Flow(Hooks):
         transaction.in_failure = True
         transaction.busy += 1
         # Its own view of the request: the main route may still be waiting for something with its own.
-        # The next hop of the branch, too: a plain t_relay() tries the same way again, as in OpenSIPS.
-        failed = Destination(winner.uri or run.ruri, winner.dst_uri, path=winner.path, flags=winner.flags)
-        view = run.for_branch(failed, winner.index)
+        # It begins as the request came, as in OpenSIPS: a new destination inherits nothing of the branch that failed.
+        view = run.for_branch(Destination(run.msg.ruri), winner.index)
+        view.socket_out = None
         view.kind = kinds.FAILURE
         view.request = transaction.request
         view.reply = winner.reply
@@ -1009,8 +1009,7 @@ class Flow(Hooks):
         if request is None or transaction.local:
             return False
         if run is not None:
-            failed = branch_of(run) if run.kind == kinds.FAILURE else None
-            headers, body = take_reply_additions(run, code, headers, body, failed.uri if failed is not None else "")
+            headers, body = take_reply_additions(run, code, headers, body)
             if run.via_flags and run.msg is request:  # force_rport() may have come after t_newtran()
                 transaction.upstream = reply_target(run)
         if self.core.globals is not self._globals:

@@ -224,7 +224,7 @@ class TmVariables(TmBase):
         branch = self._branch(run, index)
         if branch is None:
             return None
-        flags = run.branch_flags if branch is branch_of(run) else branch.flags
+        flags = run.branch_flags if run.kind != FAILURE and branch is branch_of(run) else branch.flags
         return 1 if flags & self.core.flags.mask("branch", name) else 0
 
     @branch_flag.setter
@@ -235,7 +235,7 @@ class TmVariables(TmBase):
         bit = self.core.flags.mask("branch", name)
         on = bool(value) and value != "0"
         branch.flags = branch.flags | bit if on else branch.flags & ~bit
-        if branch is branch_of(run):  # the route's own view is copied back when it ends
+        if run.kind != FAILURE and branch is branch_of(run):  # the route's own view is copied back when it ends
             run.branch_flags = branch.flags
 
     @variable("$tm.branch.attr", index=True, index_scopes=SCOPES, name_arg=True, writable=True)
