@@ -133,13 +133,14 @@ class Client(Timed):
         self.transaction: Transaction = transaction
         self.branch: Branch | None = None
         self.state: int = INITIAL
-        self.invite: bool = invite
-        self.reliable: bool = False
         self.data: bytes = b""
         self.rest: Rest | None = None
         self.ack: bytes = b""
         self.target: Any = None
         self.sends: int = 0
+        # Side by side, compiled they share eight bytes; there are many of these objects.
+        self.invite: bool = invite
+        self.reliable: bool = False
 
     def sent(self) -> bytes:
         """The request as it left."""
@@ -211,14 +212,9 @@ class Branch(Client):
         self.status: int = 0
         self.reason: str = ""
         self.last_received: int = 0
-        self.local: bool = False
-        self.phony: bool = False
-        self.discarded: bool = False
-        self.minor: bool = False
         self.reply: Message | None = None
         self.edits: Edits | None = None
         self.cancel: Client | None = None
-        self.cancelled: bool = False
         self.targets: list[Any] | None = None
         self.run: Any = None
         self.on_reply: str = ""
@@ -227,6 +223,12 @@ class Branch(Client):
         # To tags of the 2xx responses that were let through, and the bytes of the last one: a retransmission has to
         # look exactly like the first, whatever the script does to a message.
         self.to_tags: dict[str, bytes] | None = None
+        # Side by side, compiled they share eight bytes; there are many of these objects.
+        self.local: bool = False
+        self.phony: bool = False
+        self.discarded: bool = False
+        self.minor: bool = False
+        self.cancelled: bool = False
 
     @property
     def pending(self) -> bool:
@@ -292,7 +294,6 @@ class Transaction(Timed):
     def __init__(self, method: str, invite: bool) -> None:
         super().__init__()
         self.method: str = method
-        self.invite: bool = invite
         self.state: int = INITIAL
         self.id: str = ""
         self.hash: int = 0
@@ -303,25 +304,17 @@ class Transaction(Timed):
         self.run: Any = None
         self.context: Any = None
         # upstream
-        self.local: bool = False
         self.upstream: Any = None
-        self.reliable: bool = False
         self.last_reply: bytes = b""
         self.uas_status: int = 0
         self.to_tag: str = ""
         self.reply_to_tag: str = ""
-        self.last_local: bool = False
-        self.acked: bool = False
         # downstream
         self.branches: list[Branch] = []
         self.first: int = 0
         self.last_final: int = 0
         self.final: Branch | None = None
-        self.cancelled: bool = False
         self.cancel_reason: str = ""
-        self.no_more: bool = False
-        self.keep_pending: bool = False
-        self.no_dns_failover: bool = False
         self.waiting: int = 0
         self.headers: str = ""
         # the script
@@ -332,9 +325,19 @@ class Transaction(Timed):
         self.on_failure: str = ""
         self.on_reply: str = ""
         self.busy: int = 0
+        self.callbacks: list[tuple[int, Callback]] | None = None
+        # Side by side, compiled they share eight bytes; there are many of these objects.
+        self.invite: bool = invite
+        self.local: bool = False
+        self.reliable: bool = False
+        self.last_local: bool = False
+        self.acked: bool = False
+        self.cancelled: bool = False
+        self.no_more: bool = False
+        self.keep_pending: bool = False
+        self.no_dns_failover: bool = False
         self.in_failure: bool = False
         self.gone: bool = False
-        self.callbacks: list[tuple[int, Callback]] | None = None
 
     def on(self, event: int, callback: Callback) -> None:
         """Call `callback(transaction, run or request, reply or None, status)` at each such event of this one."""
