@@ -168,8 +168,6 @@ class UacRedirect(Module):
         if not found:
             return -1
         run.q, run.ruri = found[0]
-        # The way to who has redirected is not the way to where he redirects to.
-        run.dst_uri = run.path = ""
         run.branches.extend(Branch(uri, q=q) for q, uri in found[1:])
         return 1
 

@@ -64,6 +64,23 @@ def test_the_way_to_the_redirect_server_is_not_taken_again() -> None:
     assert (again.ruri, again.source.address, again.routes) == ("sip:x@192.0.2.61", "192.0.2.61", [])
 
 
+def test_the_script_may_send_redirected_calls_through_a_proxy() -> None:
+    """What the failure_route itself has put into $du stays: get_redirects() changes the Request-URI only."""
+    bench = TmBench()
+    asyncio.run(bench.core.add(UacRedirect()).start())
+
+    def through(run: Run) -> int:
+        run.dst_uri = "sip:192.0.2.77"
+        return follow(bench, run)
+
+    bench.failure("redirect", through)
+    bench.invite(arm={"t_on_failure": "redirect"})
+    (sent,) = [msg for msg in bench.take() if msg.is_request]
+    bench.answer(sent, 302, headers="Contact: <sip:x@192.0.2.61>\r\n")
+    (again,) = [msg for msg in bench.take() if msg.method == "INVITE" and msg.is_request]
+    assert (again.ruri, again.source.address) == ("sip:x@192.0.2.61", "192.0.2.77")
+
+
 def test_all_redirected_branches_count() -> None:
     """The manual: the contacts are gathered from all 3xx branches."""
     assert redirected("<sip:x@192.0.2.61>", more=(CAROL, "<sip:y@192.0.2.62>")) == [
