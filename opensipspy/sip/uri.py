@@ -231,10 +231,8 @@ def _note_service(uri: Uri) -> None:
 
 
 def _port(text: str, offset: int) -> int:
-    found = number(text, 65535, "port", offset)
-    if found == 0:
-        raise ParseError("port is zero", offset)
-    return found
+    """The port of a URI. 0, which phones write that do not know theirs, is as if there were none."""
+    return number(text, 65535, "port", offset)
 
 
 def _parse_tel(uri: Uri, text: str, start: int, offset: int) -> None:
