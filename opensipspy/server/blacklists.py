@@ -212,10 +212,16 @@ class Blacklists:
             raise MiError(404, "Unknown name")
         return found
 
+    def _changeable(self, name: str) -> Blacklist:
+        found = self._named(name)
+        if READ_ONLY in found.flags:
+            raise MiError(403, f"blacklist {name} is read-only")
+        return found
+
     def _shown(self, found: Blacklist) -> dict[str, Json]:
         now = self._now()
         rules: list[Json] = [rule.shown(now) for rule in found.rules.values() if not 0 < rule.ends_at <= now]
-        owner = "dns" if found.name == DNS else "core"
+        owner = "dns" if found.name == DNS else "script"
         return {"name": found.name, "owner": owner, "flags": list(found.flags), "Rules": rules}
 
     def _mi_list(self, name: str | None = None) -> Json:
@@ -242,7 +248,7 @@ class Blacklists:
             raise MiError(400, str(error)) from error
 
     def _mi_add(self, name: str, rule: str, expire: int = 0) -> Json:
-        found = self._named(name)
+        found = self._changeable(name)
         try:
             self.put(found, parse_rule(rule), max(0, expire))
         except ValueError as error:
@@ -250,7 +256,7 @@ class Blacklists:
         return "OK"
 
     def _mi_delete(self, name: str, rule: str) -> Json:
-        found = self._named(name)
+        found = self._changeable(name)
         try:
             if not self.take(found, parse_rule(rule)):
                 raise MiError(404, "No such rule")

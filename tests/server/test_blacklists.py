@@ -172,11 +172,12 @@ def test_t_relay_gives_minus_5_where_a_list_bars_the_way(loop: str, tmp_path: Pa
                 await refused("nobody")
                 shown = await call("list", {"name": "usual"})
                 assert shown["flags"] == ["default", "expire"]
+                assert shown["owner"] == "script"
                 assert shown["Rules"][0]["IP"] == "127.0.0.1"
                 assert 58 <= shown["Rules"][0]["Expire"] <= 60
                 assert await call("del_rule", {"name": "usual", "rule": rule}) == "OK"
                 with pytest.raises(MiError) as caught:
                     await call("add_rule", {"name": "here", "rule": rule})
-                assert caught.value.code == 400
+                assert caught.value.code == 403
 
         reloading(loop, tmp_path, script, scene)
