@@ -157,6 +157,8 @@ class ServerCore(Core):
         self._literals: dict[int, dict[str, Target]] = {}
         self._literals_of = 0
         self._tag_secret = secrets.token_bytes(16)
+        # Tells the To tags of replies that were made without the script, and so the ACKs for them, from all others.
+        self.tag_prefix: str = f"{secrets.token_hex(6)}."
 
     # -- time
 
@@ -571,10 +573,10 @@ class ServerCore(Core):
     def to_tag(self, msg: sip.Message) -> str:
         """The To tag of a stateless reply: the same for each copy of one request (RFC 3261 §8.2.7)."""
         try:
-            return self.digest(f"{msg.call_id}|{msg.from_tag}|{msg.cseq_number}")
+            return self.tag_prefix + self.digest(f"{msg.call_id}|{msg.from_tag}|{msg.cseq_number}")
         except sip.ParseError:
             # The request is answered because it is broken, and it may be one of these that is.
-            return self.digest(msg.head)
+            return self.tag_prefix + self.digest(msg.head)
 
     def digest(self, text: str) -> str:
         """A token that this server always makes of the same text, and nobody else can."""

@@ -164,6 +164,8 @@ class Steps:
     def request(self, msg: Message) -> None:
         """Step 2: checks that every request has to pass."""
         self._rcv_requests.value += 1
+        if msg.method_id == sip.M_ACK and msg.to_tag.startswith(self._core.tag_prefix):
+            return  # it acknowledges what was answered without the script, and goes no further (RFC 3261 §17.1.1.3)
         if self._gates and self._gated(msg):
             return
         if self.draining and not msg.to_tag and msg.method_id not in (sip.M_ACK, sip.M_CANCEL):

@@ -439,6 +439,22 @@ def test_no_reply_yet_is_0() -> None:
     assert seen == [0, 0, None, None, None, None, 183, 0, None, 183, None, None]
 
 
+def test_a_branch_that_gave_no_answer_in_time_shows_the_408_that_was_made_of_it() -> None:
+    """tm manual, $T_branch_last_reply_code, as OpenSIPS counts it in a failure_route."""
+    bench = TmBench()
+    seen: list[Any] = []
+
+    def look(run: Run) -> int:
+        seen.extend(bench.core.read("$tm.branch.last_received", run, index=at) for at in (0, 1))
+        return 1
+
+    bench.failure("look", look)
+    bench.invite(CAROL, arm={"t_on_failure": "look"})
+    bench.answer(bench.take()[1], 404)
+    bench.run_out()
+    assert seen == [404, 408]
+
+
 def test_a_phone_is_told_that_the_call_was_completed_elsewhere() -> None:
     """RFC 3326 §3.1: with that reason it shows no missed call."""
     bench = TmBench()
@@ -1696,6 +1712,11 @@ def test_transactions_are_limited_and_the_limit_is_shown() -> None:
     assert refusal.status == 503
     assert refusal.named("Retry-After")
     assert len(bench.tm.flow.layer) == 1
+    # The ACK for it goes no further, though no transaction is there that it belongs to (§17.1.1.3).
+    ack = bench.run("ACK", call_id="another", to=f"<sip:bob@example.org>;tag={refusal.to_tag}")
+    assert bench.call("t_check_trans", ack) == 1
+    bench.call("t_relay", ack)
+    assert bench.words() == []
     assert bench.tm.refused_transactions.value == 1
     assert bench.tm.transactions_limit.read() == 1
 

@@ -127,6 +127,32 @@ def test_a_broken_request_that_can_be_answered_gets_400(loop: str) -> None:
     play(loop, scene)
 
 
+def test_the_ack_of_a_refusal_that_no_script_made_goes_no_further(loop: str) -> None:
+    """RFC 3261 §17.1.1.3: it acknowledges a failure to the server that made it; a script might send it on, or round."""
+
+    async def scene() -> None:
+        methods: list[str] = []
+
+        def route(run: Run) -> int:
+            methods.append(run.msg.method)
+            core_of(run).send_reply(run, 200, "OK")
+            return 1
+
+        async with running(Script(route)) as house:
+            with Peer(house.port) as peer:
+                peer.send(request("INVITE", headers="Max-Forwards: many\r\n"))
+                refusal = await peer.receive()
+                assert refusal.startswith("SIP/2.0 400 ")
+                tag = refusal.partition("To: ")[2].partition(";tag=")[2].partition("\r\n")[0]
+                peer.send(request("ACK", to_tag=tag))
+                peer.send(request("ACK", to_tag="other"))
+                peer.send(request())
+                assert (await peer.receive()).startswith("SIP/2.0 200")
+        assert methods == ["ACK", "OPTIONS"]
+
+    play(loop, scene)
+
+
 def test_another_sip_version_gets_505(loop: str) -> None:
     """RFC 3261 §21.5.6."""
 

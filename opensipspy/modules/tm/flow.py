@@ -343,7 +343,8 @@ class Flow(Hooks):
             return True
         local = self.layer.find_local_2xx(msg)
         if local is None:
-            return False
+            # Of a reply that was made here without a transaction, or whose transaction is over, the ACK ends here, too.
+            return msg.to_tag.startswith(self.tag_prefix)
         self.layer.acknowledge(local, now)
         self.arm()
         return True

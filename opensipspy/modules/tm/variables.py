@@ -49,6 +49,8 @@ class TmVariables(TmBase):
             before = run.noted(LAST_RECEIVED)
             if isinstance(before, int):
                 return before
+        if branch.local and branch.status >= 300 and not branch.discarded:
+            return branch.status  # the 408 that was made here, as in OpenSIPS
         return branch.last_received
 
     @variable("$T_fr_timeout", writable=True)
