@@ -30,6 +30,9 @@ SLOW_S: Final = 1.0
 MOST_TARGETS: Final = 32
 MOST_NAPTR: Final = 16
 MOST_ASKED: Final = 64
+# Questions that may be open at a time: in all, and of one zone, whose servers may say nothing on purpose.
+MOST_OPEN: Final = 1024
+MOST_OPEN_OF_ZONE: Final = 256
 MOST_STORED: Final = 512
 STORED_TYPES: Final = [str, float, int, int, int, str, str, str]
 STORED_TYPES_INT_TTL: Final = [str, int, *STORED_TYPES[2:]]
@@ -218,6 +221,8 @@ class Resolver:
         self._hosts = hosts or {}
         self._cache: dict[Question, tuple[float, list[Record]]] = {}
         self._asking: dict[Question, asyncio.Future[list[Record]]] = {}
+        # How many of them are of a zone.
+        self._open: dict[str, int] = {}
 
     def locate(
         self, host: str, port: int = 0, proto: int = 0, secure: bool = False
@@ -331,7 +336,7 @@ class Resolver:
         """Ask the servers once, however many wait for the same answer."""
         asked = self._asking.get(question)
         if asked is None:
-            if len(self._asking) >= MOST_ASKED * 16:
+            if len(self._asking) >= MOST_OPEN or self._open.get(zone(question[0]), 0) >= MOST_OPEN_OF_ZONE:
                 raise NotFound(f"{question[0]}: too many names are being looked up")
             asked = self._begin(question)
         # A waiter that is given up must not end the question of the others.
@@ -340,9 +345,14 @@ class Resolver:
     def _begin(self, question: Question) -> asyncio.Future[list[Record]]:
         asked = asyncio.ensure_future(self._query(question))
         self._asking[question] = asked
+        owner = zone(question[0])
+        self._open[owner] = self._open.get(owner, 0) + 1
 
         def ended(future: asyncio.Future[list[Record]]) -> None:
             self._asking.pop(question, None)
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
             if not future.cancelled():
                 # Perhaps nobody waits for it any more.
                 future.exception()
@@ -485,6 +495,11 @@ class Resolver:
         if family == 6 or (not family and not found and settings.v6 and (settings.try_ipv6 or not settings.v4)):
             found = yield (name, "AAAA")
         return [Place(0, record.target, 0) for record in found]
+
+
+def zone(name: str) -> str:
+    """The last two labels of a name: whose it is, near enough."""
+    return ".".join(name.rsplit(".", 2)[-2:])
 
 
 def is_literal(text: str) -> bool:

@@ -344,6 +344,36 @@ def test_srv_targets_without_addresses_are_limited_too() -> None:
     assert len(zone.asked) < 100
 
 
+def test_a_zone_whose_servers_say_nothing_leaves_room_for_others() -> None:
+    """Whoever sends requests to thousands of names of his own, which nobody answers for, keeps no other name from being
+    found."""
+
+    full = asyncio.Event()
+
+    class Silent(Zone):
+        async def query(self, name: str, kind: str) -> list[Record]:
+            if name.endswith(".silent.example"):
+                self.asked.append((name, kind))
+                if len(self.asked) == 256:
+                    full.set()
+                await asyncio.Event().wait()
+            return await super().query(name, kind)
+
+    async def scene() -> None:
+        zone = Silent({("good.example.com", "A"): [a("192.0.2.1")]})
+        made = Resolver(zone, ResolverSettings(), Clock(), Random(1), {})
+        waiting = [asyncio.ensure_future(made.records(f"x{n}.silent.example", "A")) for n in range(2000)]
+        await full.wait()
+        assert [r.target for r in await made.records("good.example.com", "A")] == ["192.0.2.1"]
+        await made.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(result, NotFound) for result in results) == 2000 - 256
+        # Those that are over make room again.
+        assert await made.records("other.example", "A") == []
+
+    asyncio.run(scene())
+
+
 def test_flush_forgets() -> None:
     made, zone, _ = resolver({("example.com", "A"): [a("192.0.2.1")]})
     locate(made, "example.com", 5060)
