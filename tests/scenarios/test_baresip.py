@@ -175,6 +175,9 @@ def test_two_phones_call_over_tls(
     alice.type("/dial sip:bob@127.0.0.1;transport=tls")
     alice.expect("Call established")
     bob.expect("Call established")
+    alice.type("/hold")
+    bob.expect("a=sendonly")
+    alice.expect("a=recvonly")
     alice.type("/hangup")
     bob.expect("BYE sip:")
 
@@ -187,7 +190,10 @@ def test_a_call_is_held_and_handed_on(
     phones: list[Baresip],
     transport: str,
 ) -> None:
-    """RFC 3261 §14 and RFC 3515: alice holds bob, takes him back, sends him to carol; dave finds carol busy."""
+    """RFC 3261 §14, RFC 3515, RFC 3261 §9: alice holds bob, takes him back and sends him to carol.
+
+    Then dave finds carol busy, calls alice, and hangs up while it rings.
+    """
     users = ("bob", "carol", "alice", "dave")
     prepare = [sys.executable, "-m", "opensipspy", "quickstart", "--directory", str(tmp_path), "--prepare-only"]
     subprocess.run(prepare, cwd=tmp_path, capture_output=True, check=True)
@@ -228,3 +234,9 @@ def test_a_call_is_held_and_handed_on(
 
     dave.type("/dial sip:carol@127.0.0.1")
     dave.expect("SIP/2.0 486 ")
+
+    dave.type("/dial sip:alice@127.0.0.1")
+    dave.expect("SIP/2.0 180 ")
+    dave.type("/hangup")
+    alice.expect("CANCEL sip:alice")
+    dave.expect("SIP/2.0 487 ")
