@@ -364,6 +364,8 @@ def test_a_gruu_of_ours_is_no_strict_route() -> None:
         "Route: <sip:192.0.2.1;lr>, <sip:[::1;lr>",
         "Route: ,,,",
         "Route: <mailto:x>, garbage here",
+        "Route: <http://192.0.2.1/x>, <sip:p2.domain.com;lr>",
+        "Route: <tel:+123>",
     ],
 )
 def test_malformed_routes_are_false_and_change_nothing(routes: str) -> None:

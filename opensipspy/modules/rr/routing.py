@@ -273,8 +273,11 @@ class Routing:
                 run.socket_out = run.msg.socket
         strict_target = ""
         if at < keep:
-            if cache.parse(routes[at].uri).lr:
+            following = cache.parse(routes[at].uri)
+            if following.lr:
                 run.dst_uri = routes[at].uri
+            elif own is None and following.scheme not in ("sip", "sips"):
+                return -1  # nobody can be sent to: taken for a strict router, it would become the Request-URI
             else:
                 # RFC 3261 §16.6 step 6: the next hop is a strict router, which wants itself in the Request-URI.
                 strict_target = run.ruri
