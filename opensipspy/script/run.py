@@ -365,8 +365,8 @@ class Run:
         message = self.request if name == "request" else self.reply
         if message is None:
             return None
-        if message is self.msg:
-            return self
+        if message is self.msg and (name == "reply" or self.kind != kinds.FAILURE):
+            return self  # a failure_route begins anew; there `<request>` is the request as the main route left it
         owner = getattr(self.transaction, "run", None)
         if isinstance(owner, Run) and owner.msg is message:
             return owner

@@ -55,6 +55,23 @@ def test_the_context_is_the_transactions_own_run() -> None:
     assert view.context("request") is bench.run
 
 
+def test_the_request_of_a_failure_route_is_as_the_main_route_left_it() -> None:
+    """$ru begins as it came there, $(<request>ru) does not, as in OpenSIPS."""
+    bench = Bench()
+
+    class Transaction:
+        run = bench.run
+
+    bench.run.ruri = "sip:changed@b.example"
+    bench.run.transaction = Transaction()
+    view = bench.run.for_branch(Branch(bench.message.ruri))
+    view.kind = FAILURE
+    view.request = bench.message
+    view.transaction = bench.run.transaction
+    assert bench.spec("$ru").reader()(view) == bench.message.ruri
+    assert bench.spec("$(<request>ru)").reader()(view) == "sip:changed@b.example"
+
+
 def test_kinds_have_names() -> None:
     assert kind_name(REQUEST) == "request"
     assert kind_bit("failure") == kind_bit("failure_route") == FAILURE
