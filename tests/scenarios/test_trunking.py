@@ -69,7 +69,7 @@ def test_a_call_of_a_customer_reaches_the_carrier_in_e164_form(trunk: Trunk) -> 
 
 
 def test_the_next_carrier_is_tried_when_the_first_is_ill(trunk: Trunk) -> None:
-    invite = trunk.invite(trunk.customer, "+4930123456")
+    invite = trunk.invite(trunk.customer, "004930123456")
     received = trunk.first.expect("INVITE")
     trunk.first.send(trunk.first.reply(received, 503, "Service Unavailable"))
     again = trunk.second.expect("INVITE")
