@@ -20,7 +20,7 @@ MOST_LAYOUTS: Final = 256
 MOST_ALIKE: Final = 4
 MOST_NAMES: Final = 48
 LONGEST_NAME: Final = 48
-# After how many messages of one layout its expression is made, which takes as long as reading thirty of them.
+# After how many messages of one layout its expression is made, which takes as long as reading forty of them.
 SHAPE_AFTER: Final = 50
 # Of those tried for one message. The engine finds out soon that one does not fit.
 MOST_SHAPES: Final = 8
